@@ -1,0 +1,16 @@
+//! The traits between networks, denoisers and samplers.
+//!
+//! A [`Network`] is a function of `(x_t, timestep number, condition)`; a [`Denoiser`] is a function of
+//! `(x_t, noise level)` that returns an estimate of `x_0`. [`Preconditioned`] is the only bridge from
+//! the first to the second: it knows what the network predicts and which number it wants to see for time.
+#![forbid(unsafe_code)]
+
+mod condition;
+mod error;
+mod network;
+mod params;
+
+pub use condition::Condition;
+pub use error::DenoiserError;
+pub use network::{Network, NetworkGrad};
+pub use params::{Param, Params, Role};

@@ -1,0 +1,8 @@
+//! Kernels of convolutional diffusion networks: forward and backward, on channels-last f32 slices.
+//!
+//! Every operation is one file with its mathematics, a dimensions struct, the forward pass and the backward pass
+//! beside it. Outputs are overwritten, gradients are accumulated. Work is divided among threads by shape alone and
+//! reductions have a fixed order, so results have the same bits for any number of threads.
+
+pub mod conv;
+pub mod simd;

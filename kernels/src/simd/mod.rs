@@ -1,0 +1,140 @@
+//! Vector instruction sets, chosen once at run time.
+//!
+//! An operation is a struct with an `#[inline(always)]` body generic in [`Simd`]; [`dispatch`] compiles that body
+//! once per instruction set and calls the best one that the processor has. This is the scheme of the `pulp` crate,
+//! reduced to what convolutional networks need in f32.
+
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+/// An instruction set that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust; whatever the target's baseline has.
+    Portable,
+    /// 256-bit vectors with fused multiply-add.
+    Avx2,
+    /// 512-bit vectors.
+    Avx512,
+    /// 128-bit vectors of 64-bit Arm.
+    Neon,
+}
+
+impl Isa {
+    /// The name that reports show.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "AVX2+FMA",
+            Self::Avx512 => "AVX-512",
+            Self::Neon => "NEON",
+        }
+    }
+
+    /// The instruction sets that this processor has, the best one last.
+    pub fn available() -> &'static [Self] {
+        static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
+        AVAILABLE.get_or_init(|| {
+            #[allow(unused_mut)]
+            let mut found = vec![Self::Portable];
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    found.push(Self::Avx2);
+                    if is_x86_feature_detected!("avx512f") {
+                        found.push(Self::Avx512);
+                    }
+                }
+            }
+            #[cfg(target_arch = "aarch64")]
+            if std::arch::is_aarch64_feature_detected!("neon") {
+                found.push(Self::Neon);
+            }
+            found
+        })
+    }
+
+    /// The best instruction set of this processor.
+    pub fn best() -> Self {
+        *Self::available().last().expect("the portable set is always available")
+    }
+}
+
+/// Vectors of f32 of one instruction set.
+///
+/// Values of an implementing type exist only where the processor has the instruction set, so its methods are safe
+/// but for those that read or write through pointers.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// Lanes of a vector.
+    const LANES: usize;
+    /// Rows of the register tile of a matrix product.
+    const TILE_ROWS: usize;
+    /// Vectors in a row of the register tile; the tile is `TILE_ROWS` by `TILE_VECTORS * LANES`.
+    const TILE_VECTORS: usize;
+    /// A vector.
+    type V: Copy;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// Reads `LANES` floats.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading `LANES` floats; it need not be aligned.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// Writes `LANES` floats.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing `LANES` floats; it need not be aligned.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, fused where the instruction set can.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Scalar `a * b + c`, rounded as [`Simd::fma`] rounds, so that tails agree with bodies.
+    fn fma1(self, a: f32, b: f32, c: f32) -> f32;
+}
+
+/// An operation that is compiled once per instruction set.
+pub(crate) trait WithSimd {
+    /// What the operation returns.
+    type Output;
+    /// The body; implementations mark it `#[inline(always)]` and do not start threads in it.
+    fn with_simd<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// Runs an operation with the best instruction set of this processor.
+#[inline]
+pub(crate) fn dispatch<O: WithSimd>(op: O) -> O::Output {
+    dispatch_to(Isa::best(), op)
+}
+
+/// Runs an operation with a given instruction set.
+///
+/// # Panics
+/// If the processor does not have it.
+#[inline]
+pub(crate) fn dispatch_to<O: WithSimd>(isa: Isa, op: O) -> O::Output {
+    assert!(Isa::available().contains(&isa), "this processor does not have {}", isa.name());
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the features were detected on this processor.
+        Isa::Avx2 => unsafe { x86::run_avx2(op) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the features were detected on this processor.
+        Isa::Avx512 => unsafe { x86::run_avx512(op) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the feature was detected on this processor.
+        Isa::Neon => unsafe { neon::run(op) },
+        _ => op.with_simd(portable::Portable),
+    }
+}
