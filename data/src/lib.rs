@@ -1,1 +1,28 @@
-//! To be written.
+//! Image data sets for diffusion models: the bundled MNIST digits, folders of IDX files, seeded order and batches.
+//!
+//! Images stay as bytes (`u8`, `[N, C, H, W]`) and become `f32` when a batch is drawn, in the [`Range`] that the model
+//! wants. The order in which a training run sees them is a pure function of `(length, batch size, seed, global step)`,
+//! see [`batch_indices`]: resuming a run needs no other state than the number of steps it has done.
+//!
+//! ```
+//! use tweedie_data::{Dataset, Range, Split, batch_indices};
+//!
+//! let digits = Dataset::open("mnist", Split::Test)?;
+//! let (epoch, indices) = batch_indices(digits.len(), 64, 7, 200);
+//! let batch = digits.batch(&indices, Range::MinusOneOne);
+//! assert_eq!((epoch, batch.images.dim(), batch.labels.len()), (1, (64, 1, 28, 28), 64));
+//! # Ok::<(), tweedie_data::DataError>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod dataset;
+mod error;
+mod folder;
+pub mod idx;
+mod mnist;
+mod order;
+
+pub use dataset::{Batch, Dataset, Range, Split};
+pub use error::DataError;
+pub use mnist::mnist;
+pub use order::{Batches, batch_indices, batches_per_epoch, permutation};
