@@ -5,4 +5,13 @@
 //! reductions have a fixed order, so results have the same bits for any number of threads.
 
 pub mod conv;
+pub mod act;
+pub mod attention;
+pub mod channels;
+pub mod embedding;
+pub mod norm;
+pub mod pool;
+pub mod resample;
+pub mod sinusoid;
+mod par;
 pub mod simd;

@@ -1,0 +1,195 @@
+//! Convolution (cross-correlation) with a 3x3 or 1x1 filter, stride 1 or 2, and the linear layer as its special case.
+//!
+//! ```text
+//! y[n, i, j, o]   = b[o] + sum_{u, v, c} w[o, c, u, v] x[n, s i + u - p, s j + v - p, c]
+//! dx[n, k, l, c] += sum_{o, u, v : s i + u - p = k, s j + v - p = l} w[o, c, u, v] dy[n, i, j, o]
+//! dw[o, c, u, v] += sum_{n, i, j} dy[n, i, j, o] x[n, s i + u - p, s j + v - p, c]
+//! ```
+//!
+//! All three are matrix products whose left operand is never built: a tile of output rows holds one pointer per row
+//! and filter tap to the channels of the input pixel it meets, or to zeros outside the picture (the "indirect
+//! convolution" of Dukhan 2019, arXiv:1907.02129). Channels-last storage makes each of them a contiguous run.
+
+mod gather;
+mod pack;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+mod weight;
+
+pub use pack::Filter;
+pub use weight::{backward_weight, backward_weight_with};
+
+use gather::{Gather, Start};
+
+/// Sizes of a convolution. Activations are `[n, h, w, c_in]` and `[n, out_h, out_w, c_out]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvDims {
+    /// Pictures in the batch.
+    pub n: usize,
+    /// Height of the input.
+    pub h: usize,
+    /// Width of the input.
+    pub w: usize,
+    /// Channels of the input.
+    pub c_in: usize,
+    /// Channels of the output.
+    pub c_out: usize,
+    /// Side of the filter: 1 or 3.
+    pub kernel: usize,
+    /// Step of the filter: 1 or 2.
+    pub stride: usize,
+    /// Rows of zeros above and columns of zeros to the left of the input.
+    pub pad_before: usize,
+    /// Rows of zeros below and columns of zeros to the right of the input.
+    pub pad_after: usize,
+}
+
+impl ConvDims {
+    /// A stride-1 convolution whose output has the size of its input.
+    pub fn same(n: usize, h: usize, w: usize, c_in: usize, c_out: usize, kernel: usize) -> Self {
+        let pad = kernel / 2;
+        Self { n, h, w, c_in, c_out, kernel, stride: 1, pad_before: pad, pad_after: pad }
+    }
+
+    /// The linear layer on `rows` vectors.
+    pub fn linear(rows: usize, c_in: usize, c_out: usize) -> Self {
+        Self::same(rows, 1, 1, c_in, c_out, 1)
+    }
+
+    /// Height of the output.
+    pub fn out_h(&self) -> usize {
+        self.out_side(self.h)
+    }
+
+    /// Width of the output.
+    pub fn out_w(&self) -> usize {
+        self.out_side(self.w)
+    }
+
+    fn out_side(&self, side: usize) -> usize {
+        let padded = side + self.pad_before + self.pad_after;
+        if padded < self.kernel { 0 } else { (padded - self.kernel) / self.stride + 1 }
+    }
+
+    /// Pixels of the whole output batch.
+    pub fn out_pixels(&self) -> usize {
+        self.n * self.out_h() * self.out_w()
+    }
+
+    /// Floats of the input.
+    pub fn in_len(&self) -> usize {
+        self.n * self.h * self.w * self.c_in
+    }
+
+    /// Floats of the output.
+    pub fn out_len(&self) -> usize {
+        self.out_pixels() * self.c_out
+    }
+
+    /// Floats of the filter.
+    pub fn weight_len(&self) -> usize {
+        self.c_out * self.c_in * self.taps()
+    }
+
+    /// Floating-point operations of the forward pass, a multiplication and an addition counted as two.
+    pub fn flops(&self) -> u64 {
+        2 * self.out_pixels() as u64 * (self.c_in * self.c_out * self.taps()) as u64
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel * self.kernel
+    }
+
+    fn check(&self, operation: &str, x: usize, y: usize) {
+        assert!(matches!(self.kernel, 1 | 3), "{operation}: the filter's side should be 1 or 3, found {}", self.kernel);
+        assert!(matches!(self.stride, 1 | 2), "{operation}: the stride should be 1 or 2, found {}", self.stride);
+        assert_eq!(x, self.in_len(), "{operation}: floats of the input for {self:?}");
+        assert_eq!(y, self.out_len(), "{operation}: floats of the output for {self:?}");
+    }
+}
+
+/// The forward pass; `y` is overwritten. Without a bias, zeros are added.
+///
+/// # Panics
+/// If a slice or the filter does not have the size that `d` says.
+pub fn forward(d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y: &mut [f32]) {
+    d.check("conv::forward", x.len(), y.len());
+    filter.check("conv::forward", d);
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), d.c_out, "conv::forward: floats of the bias for {d:?}");
+    }
+    let (out_h, out_w) = (d.out_h(), d.out_w());
+    let taps: Vec<usize> = (0..d.taps()).collect();
+    let gather = Gather { x, channels: d.c_in, panels: filter.forward(), start: Start::Bias(bias) };
+    gather.rows(y, d.out_pixels(), &taps, |pixel, tap| {
+        let (n, i, j) = (pixel / (out_h * out_w), pixel / out_w % out_h, pixel % out_w);
+        let (u, v) = (tap / d.kernel, tap % d.kernel);
+        source(n, d.stride * i + u, d.stride * j + v, d.pad_before, d.h, d.w)
+    });
+}
+
+/// The gradient of the input, added to `dx`.
+///
+/// # Panics
+/// If a slice or the filter does not have the size that `d` says, or the filter was packed without its backward half.
+pub fn backward_input(d: &ConvDims, filter: &Filter, dy: &[f32], dx: &mut [f32]) {
+    d.check("conv::backward_input", dx.len(), dy.len());
+    filter.check("conv::backward_input", d);
+    let (out_h, out_w) = (d.out_h(), d.out_w());
+    let gather = Gather { x: dy, channels: d.c_out, panels: filter.backward(), start: Start::Accumulate };
+    if d.stride == 1 {
+        let taps: Vec<usize> = (0..d.taps()).collect();
+        gather.rows(dx, d.n * d.h * d.w, &taps, |pixel, tap| {
+            let (n, k, l) = (pixel / (d.h * d.w), pixel / d.w % d.h, pixel % d.w);
+            let (u, v) = (tap / d.kernel, tap % d.kernel);
+            // i = k + p - u, written without negative numbers.
+            below(n, (k + d.pad_before).checked_sub(u)?, (l + d.pad_before).checked_sub(v)?, out_h, out_w)
+        });
+        return;
+    }
+    // With stride 2 an input pixel meets only the taps of its own parity: each of the four classes is a convolution.
+    for (row_parity, col_parity) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let taps: Vec<usize> = (0..d.taps())
+            .filter(|tap| {
+                let (u, v) = (tap / d.kernel, tap % d.kernel);
+                (row_parity + d.pad_before + u).is_multiple_of(2) && (col_parity + d.pad_before + v).is_multiple_of(2)
+            })
+            .collect();
+        let (rows, cols) = ((d.h + 1 - row_parity) / 2, (d.w + 1 - col_parity) / 2);
+        if taps.is_empty() || rows * cols == 0 {
+            continue;
+        }
+        let place = |index: usize| {
+            let (n, k, l) = (index / (rows * cols), index / cols % rows, index % cols);
+            (n, 2 * k + row_parity, 2 * l + col_parity)
+        };
+        gather.scattered_rows(
+            dx,
+            d.n * rows * cols,
+            &taps,
+            |index| {
+                let (n, k, l) = place(index);
+                (n * d.h + k) * d.w + l
+            },
+            |index, tap| {
+                let (n, k, l) = place(index);
+                let (u, v) = (tap / d.kernel, tap % d.kernel);
+                below(n, (k + d.pad_before).checked_sub(u)? / 2, (l + d.pad_before).checked_sub(v)? / 2, out_h, out_w)
+            },
+        );
+    }
+}
+
+/// The pixel at row `i - pad`, column `j - pad` of picture `n`, unless it lies outside.
+#[inline(always)]
+fn source(n: usize, i: usize, j: usize, pad: usize, h: usize, w: usize) -> Option<usize> {
+    below(n, i.checked_sub(pad)?, j.checked_sub(pad)?, h, w)
+}
+
+/// The pixel at row `i`, column `j` of picture `n`, unless it lies outside.
+#[inline(always)]
+fn below(n: usize, i: usize, j: usize, h: usize, w: usize) -> Option<usize> {
+    (i < h && j < w).then(|| (n * h + i) * w + j)
+}

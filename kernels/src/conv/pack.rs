@@ -1,0 +1,133 @@
+//! Filters in the order in which the register tiles read them.
+
+use rayon::prelude::*;
+
+use super::ConvDims;
+use crate::simd::Isa;
+
+/// One operand of the product, `[panel][tap][channel][width]`, zeros where the last panel is wider than the output.
+#[derive(Clone, Debug)]
+pub(super) struct Panels {
+    pub(super) isa: Isa,
+    /// Vectors in a panel's row.
+    pub(super) vectors: usize,
+    /// Floats in a panel's row.
+    pub(super) width: usize,
+    pub(super) taps: usize,
+    pub(super) channels: usize,
+    pub(super) outputs: usize,
+    pub(super) values: Vec<f32>,
+}
+
+impl Panels {
+    pub(super) fn new(isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
+        let vectors = panel_vectors(isa, outputs);
+        let width = vectors * lanes(isa);
+        let values = vec![0.0; outputs.div_ceil(width) * width * taps * channels];
+        Self { isa, vectors, width, taps, channels, outputs, values }
+    }
+
+    /// Writes `weight(output, channel, tap)` in panel order.
+    fn fill(&mut self, weight: impl Fn(usize, usize, usize) -> f32 + Sync) {
+        let (width, taps, channels, outputs) = (self.width, self.taps, self.channels, self.outputs);
+        let panel_len = width * taps * channels;
+        if panel_len == 0 {
+            return;
+        }
+        self.values.par_chunks_mut(panel_len).enumerate().for_each(|(panel, values)| {
+            let first = panel * width;
+            let count = width.min(outputs - first);
+            for channel in 0..channels {
+                for tap in 0..taps {
+                    let row = &mut values[(tap * channels + channel) * width..][..count];
+                    for (k, value) in row.iter_mut().enumerate() {
+                        *value = weight(first + k, channel, tap);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Panel `index`.
+    pub(super) fn panel(&self, index: usize) -> &[f32] {
+        let len = self.width * self.taps * self.channels;
+        &self.values[index * len..][..len]
+    }
+}
+
+/// Vectors in a panel's row: wide panels need fewer loads per multiplication, narrow ones waste less on few outputs.
+pub(super) fn panel_vectors(isa: Isa, outputs: usize) -> usize {
+    let vectors = outputs.div_ceil(lanes(isa)).max(1);
+    match isa {
+        Isa::Avx512 if vectors >= 4 && (vectors.is_multiple_of(4) || vectors > 8) => 4,
+        Isa::Avx512 | Isa::Avx2 | Isa::Neon => vectors.min(2),
+        Isa::Portable => 1,
+    }
+}
+
+/// Floats in a vector.
+pub(super) fn lanes(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512 => 16,
+        Isa::Avx2 | Isa::Portable => 8,
+        Isa::Neon => 4,
+    }
+}
+
+/// A filter packed for the forward pass and, if asked for, for the gradient of the input.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    kernel: usize,
+    forward: Panels,
+    backward: Panels,
+    has_backward: bool,
+}
+
+impl Filter {
+    /// A filter of zeros of the given size, for the best instruction set of this processor.
+    pub fn new(kernel: usize, c_in: usize, c_out: usize) -> Self {
+        Self::for_isa(Isa::best(), kernel, c_in, c_out)
+    }
+
+    /// A filter of zeros for a given instruction set, so that each can be tested.
+    pub fn for_isa(isa: Isa, kernel: usize, c_in: usize, c_out: usize) -> Self {
+        let taps = kernel * kernel;
+        Self {
+            kernel,
+            forward: Panels::new(isa, taps, c_in, c_out),
+            backward: Panels::new(isa, taps, 0, c_in),
+            has_backward: false,
+        }
+    }
+
+    /// Packs `weight` `[c_out, c_in, kernel, kernel]` (PyTorch's order); `backward` adds what [`super::backward_input`] needs.
+    ///
+    /// # Panics
+    /// If `weight` does not have the filter's size.
+    pub fn pack(&mut self, weight: &[f32], backward: bool) {
+        let (taps, c_in, c_out) = (self.forward.taps, self.forward.channels, self.forward.outputs);
+        assert_eq!(weight.len(), taps * c_in * c_out, "Filter::pack: floats of the weight [{c_out}, {c_in}, {taps}]");
+        self.forward.fill(|o, c, tap| weight[(o * c_in + c) * taps + tap]);
+        self.has_backward = backward;
+        if backward {
+            if self.backward.channels != c_out {
+                self.backward = Panels::new(self.forward.isa, taps, c_out, c_in);
+            }
+            self.backward.fill(|c, o, tap| weight[(o * c_in + c) * taps + tap]);
+        }
+    }
+
+    pub(super) fn forward(&self) -> &Panels {
+        &self.forward
+    }
+
+    pub(super) fn backward(&self) -> &Panels {
+        assert!(self.has_backward, "conv::backward_input: the filter was packed without its backward half");
+        &self.backward
+    }
+
+    pub(super) fn check(&self, operation: &str, d: &ConvDims) {
+        let found = (self.kernel, self.forward.channels, self.forward.outputs);
+        assert_eq!(found, (d.kernel, d.c_in, d.c_out), "{operation}: (kernel, c_in, c_out) of the filter for {d:?}");
+    }
+}

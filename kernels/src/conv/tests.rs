@@ -1,0 +1,143 @@
+use super::*;
+use crate::simd::Isa;
+use ndarray_rand::rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+fn random(len: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// `|a - b| / |b|` in the Euclidean norm; for an empty or zero reference, `|a|`.
+fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let distance: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+    let norm: f64 = expected.iter().map(|b| b * b).sum();
+    if norm == 0.0 { distance.sqrt() } else { (distance / norm).sqrt() }
+}
+
+fn shapes() -> Vec<ConvDims> {
+    let mut all = Vec::new();
+    // Channels below, at and above one, two and four vectors of every instruction set, and primes.
+    for (c_in, c_out) in
+        [(1, 1), (1, 64), (3, 16), (5, 7), (8, 32), (17, 33), (32, 64), (64, 1), (66, 80), (13, 130), (200, 24)]
+    {
+        for kernel in [1, 3] {
+            all.push(ConvDims::same(2, 5, 7, c_in, c_out, kernel));
+        }
+    }
+    for (h, w) in [(1, 1), (1, 9), (2, 2), (13, 11), (28, 28)] {
+        all.push(ConvDims::same(1, h, w, 6, 10, 3));
+        for (pad_before, pad_after) in [(1, 1), (0, 1)] {
+            all.push(ConvDims { stride: 2, pad_before, pad_after, ..ConvDims::same(3, h, w, 6, 18, 3) });
+        }
+        all.push(ConvDims { stride: 2, ..ConvDims::same(2, h, w, 9, 4, 1) });
+    }
+    all.push(ConvDims::linear(37, 100, 64));
+    all.push(ConvDims::linear(1, 3, 2));
+    all.push(ConvDims::same(0, 4, 4, 3, 2, 3));
+    all.push(ConvDims::same(1, 0, 4, 3, 2, 3));
+    all.push(ConvDims::same(1, 4, 4, 0, 2, 3));
+    all.push(ConvDims::same(1, 4, 4, 3, 0, 3));
+    // Enough pixels for several groups of partial sums.
+    all.push(ConvDims::same(3, 41, 43, 4, 8, 3));
+    all
+}
+
+#[test]
+fn every_pass_matches_its_reference_on_every_instruction_set() {
+    for d in shapes() {
+        let (x, w) = (random(d.in_len(), 1), random(d.weight_len(), 2));
+        let (bias, dy) = (random(d.c_out, 3), random(d.out_len(), 4));
+        let y_expected = reference::forward(&d, &x, &w, Some(&bias));
+        let dx_expected = reference::backward_input(&d, &w, &dy);
+        let (dw_expected, db_expected) = reference::backward_weight(&d, &x, &dy);
+        for &isa in Isa::available() {
+            let mut filter = Filter::for_isa(isa, d.kernel, d.c_in, d.c_out);
+            filter.pack(&w, true);
+            let mut y = vec![f32::NAN; d.out_len()];
+            forward(&d, &x, &filter, Some(&bias), &mut y);
+            assert!(relative_error(&y, &y_expected) < 1e-6, "forward {d:?} {isa:?}");
+
+            // Gradients are added to what is there.
+            let mut dx = vec![1.0; d.in_len()];
+            backward_input(&d, &filter, &dy, &mut dx);
+            let expected: Vec<f64> = dx_expected.iter().map(|v| v + 1.0).collect();
+            assert!(relative_error(&dx, &expected) < 1e-6, "backward_input {d:?} {isa:?}");
+
+            let (mut dw, mut db) = (vec![-1.0; d.weight_len()], vec![2.0; d.c_out]);
+            backward_weight_with(isa, &d, &x, &dy, &mut dw, Some(&mut db));
+            let expected: Vec<f64> = dw_expected.iter().map(|v| v - 1.0).collect();
+            assert!(relative_error(&dw, &expected) < 2e-6, "backward_weight {d:?} {isa:?}");
+            let expected: Vec<f64> = db_expected.iter().map(|v| v + 2.0).collect();
+            assert!(relative_error(&db, &expected) < 2e-6, "backward_bias {d:?} {isa:?}");
+        }
+    }
+}
+
+#[test]
+fn without_a_bias_zeros_are_added() {
+    let d = ConvDims::same(1, 3, 4, 5, 6, 3);
+    let (x, w) = (random(d.in_len(), 1), random(d.weight_len(), 2));
+    let mut filter = Filter::new(3, 5, 6);
+    filter.pack(&w, false);
+    let mut y = vec![f32::NAN; d.out_len()];
+    forward(&d, &x, &filter, None, &mut y);
+    assert!(relative_error(&y, &reference::forward(&d, &x, &w, None)) < 1e-6);
+}
+
+/// The gradients are those of `sum(y * dy)`: directional finite differences. The map is linear in `x` and in `w`, so
+/// a step of one has no truncation error and only rounding remains.
+#[test]
+fn gradients_match_directional_differences() {
+    for d in [ConvDims::same(2, 6, 5, 7, 9, 3), ConvDims { stride: 2, ..ConvDims::same(2, 7, 8, 5, 20, 3) }] {
+        let (x, w, dy) = (random(d.in_len(), 1), random(d.weight_len(), 2), random(d.out_len(), 3));
+        let (step_x, step_w) = (random(d.in_len(), 4), random(d.weight_len(), 5));
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let loss = |x: &[f32], w: &[f32]| -> f64 {
+            let y = reference::forward(&d, x, w, None);
+            y.iter().zip(&dy).map(|(a, b)| a * f64::from(*b)).sum()
+        };
+        let moved = |a: &[f32], s: &[f32]| -> Vec<f32> { a.iter().zip(s).map(|(a, s)| a + s).collect() };
+        let mut filter = Filter::new(d.kernel, d.c_in, d.c_out);
+        filter.pack(&w, true);
+        let (mut dx, mut dw) = (vec![0.0; d.in_len()], vec![0.0; d.weight_len()]);
+        backward_input(&d, &filter, &dy, &mut dx);
+        backward_weight(&d, &x, &dy, &mut dw, None);
+        let along_x = loss(&moved(&x, &step_x), &w) - loss(&x, &w);
+        let along_w = loss(&x, &moved(&w, &step_w)) - loss(&x, &w);
+        assert!((dot(&dx, &step_x) - along_x).abs() < 1e-4 * along_x.abs().max(1.0));
+        assert!((dot(&dw, &step_w) - along_w).abs() < 1e-4 * along_w.abs().max(1.0));
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_the_number_of_threads() {
+    let d = ConvDims::same(5, 28, 28, 24, 40, 3);
+    let (x, w, dy) = (random(d.in_len(), 1), random(d.weight_len(), 2), random(d.out_len(), 3));
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut filter = Filter::new(d.kernel, d.c_in, d.c_out);
+            filter.pack(&w, true);
+            let (mut y, mut dx) = (vec![0.0; d.out_len()], vec![0.0; d.in_len()]);
+            let (mut dw, mut db) = (vec![0.0; d.weight_len()], vec![0.0; d.c_out]);
+            forward(&d, &x, &filter, None, &mut y);
+            backward_input(&d, &filter, &dy, &mut dx);
+            backward_weight(&d, &x, &dy, &mut dw, Some(&mut db));
+            [y, dx, dw, db].concat().iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+        })
+    };
+    let one = run(1);
+    for threads in [2, 3, 8] {
+        assert!(run(threads) == one, "{threads} threads give other bits than one");
+    }
+}
+
+#[test]
+#[should_panic(expected = "without its backward half")]
+fn a_forward_filter_has_no_backward_pass() {
+    let d = ConvDims::same(1, 2, 2, 1, 1, 3);
+    let filter = Filter::new(3, 1, 1);
+    backward_input(&d, &filter, &[0.0; 4], &mut [0.0; 4]);
+}
