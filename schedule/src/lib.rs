@@ -1,11 +1,30 @@
-//! Noise schedules.
+//! Noise schedules, step grids, predictions and posteriors of diffusion models: scalars in f64, no tensors.
+//!
+//! Steps are 1-based: `t = 1..=T` are noisy, `t = 0` is the data, and `abar_0 = 1` (Ho, Jain & Abbeel 2020, section 2).
+//! [`NoiseLevel`] is the currency between crates; a [`Schedule`] maps steps to levels and back; a [`StepGrid`] is the
+//! list of steps that a sampler visits; [`Prediction`] names what a network predicts and converts it to anything else.
 #![forbid(unsafe_code)]
 
-/// What can go wrong in a schedule.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ScheduleError {
-    /// Placeholder until the crate is written.
-    #[error("not yet")]
-    NotYet,
-}
+mod betas;
+pub mod ddim;
+mod error;
+pub mod forward;
+mod grid;
+mod level;
+pub mod posterior;
+pub mod prediction;
+mod sigmas;
+mod table;
+mod timestep;
+
+pub use betas::BetaSchedule;
+pub use ddim::DdimCoefs;
+pub use error::ScheduleError;
+pub use forward::Transition;
+pub use grid::{Spacing, StepGrid};
+pub use level::NoiseLevel;
+pub use posterior::{Posterior, Variance};
+pub use prediction::{Affine, Mixture, Prediction};
+pub use sigmas::karras_sigmas;
+pub use table::Schedule;
+pub use timestep::TimestepMapping;

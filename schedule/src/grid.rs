@@ -1,0 +1,166 @@
+//! The steps that a sampler visits (DIFFUSERS.md, section 3: `timestep_spacing`).
+//!
+//! With K sampling steps out of T, and steps counted from 1 (a diffusers timestep `i` is step `i + 1`):
+//! - leading: `j floor(T / K) + steps_offset + 1`;
+//! - linspace: `round(j (T - 1) / (K - 1)) + 1`, and step 1 alone if K is 1, as numpy's linspace has it;
+//! - trailing: `round(T - j T / K)`, for `j = 0..K`; always starts at T (Lin 2023, table 2).
+//!
+//! `round` takes ties to the even integer, as numpy does.
+
+use crate::ScheduleError;
+
+/// How the steps of a grid are spread over 1..=T.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Spacing {
+    /// Multiples of `T / K` from the low end; never reaches T.
+    #[default]
+    Leading,
+    /// Evenly from 1 to T, both included.
+    Linspace,
+    /// Multiples of `T / K` from the high end.
+    Trailing,
+}
+
+impl Spacing {
+    /// The names that [`Spacing::from_name`] knows.
+    pub const NAMES: &'static str = "leading, linspace, trailing";
+
+    /// The name, the same on the command line and in diffusers files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leading => "leading",
+            Self::Linspace => "linspace",
+            Self::Trailing => "trailing",
+        }
+    }
+
+    /// The spacing of a name.
+    ///
+    /// # Errors
+    /// If there is no such name; the error lists those that exist.
+    pub fn from_name(name: &str) -> Result<Self, ScheduleError> {
+        [Self::Leading, Self::Linspace, Self::Trailing]
+            .into_iter()
+            .find(|s| s.name() == name)
+            .ok_or_else(|| ScheduleError::UnknownName { what: "spacing", found: name.to_owned(), known: Self::NAMES })
+    }
+}
+
+/// A strictly decreasing list of steps in 1..=T and the step where the last move ends; indexed by position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepGrid {
+    steps: Vec<usize>,
+    final_step: usize,
+    train_steps: usize,
+}
+
+impl StepGrid {
+    /// `count` steps out of `train_steps`, ending at step 0. `steps_offset` shifts [`Spacing::Leading`] alone.
+    ///
+    /// # Errors
+    /// If `count` is 0 or above `train_steps`, or the offset shifts the grid out of 1..=T.
+    pub fn new(train_steps: usize, count: usize, spacing: Spacing, steps_offset: usize) -> Result<Self, ScheduleError> {
+        let highest = train_steps.min(crate::Schedule::MAX_STEPS);
+        if !(1..=highest).contains(&count) {
+            return Err(ScheduleError::Count {
+                operation: "step grid",
+                what: "the number of sampling steps",
+                lowest: 1,
+                highest,
+                found: count,
+            });
+        }
+        let total = train_steps as f64;
+        let steps: Vec<usize> = match spacing {
+            Spacing::Leading => {
+                let stride = train_steps / count;
+                (0..count).rev().map(|j| (j * stride).saturating_add(steps_offset).saturating_add(1)).collect()
+            }
+            Spacing::Linspace => {
+                let stride = if count > 1 { (total - 1.0) / (count - 1) as f64 } else { 0.0 };
+                let round = |j: usize| {
+                    // numpy sets the last point exactly.
+                    let at = if j > 0 && j + 1 == count { total - 1.0 } else { j as f64 * stride };
+                    at.round_ties_even() as usize + 1
+                };
+                (0..count).rev().map(round).collect()
+            }
+            Spacing::Trailing => {
+                // numpy's arange takes its stride from its first two entries.
+                let stride = (total - total / count as f64) - total;
+                (0..count).map(|j| (total + j as f64 * stride).round_ties_even() as usize).collect()
+            }
+        };
+        Self::from_steps(train_steps, steps)
+    }
+
+    /// A grid of given 1-based steps, ending at step 0.
+    ///
+    /// # Errors
+    /// If there is no step, one lies outside 1..=T, or they do not decrease strictly (a repeated step would be a step of
+    /// no length, so it is an error and not silently dropped).
+    pub fn from_steps(train_steps: usize, steps: Vec<usize>) -> Result<Self, ScheduleError> {
+        if steps.is_empty() {
+            return Err(ScheduleError::Count {
+                operation: "step grid",
+                what: "the number of sampling steps",
+                lowest: 1,
+                highest: train_steps,
+                found: 0,
+            });
+        }
+        for (position, &found) in steps.iter().enumerate() {
+            if !(1..=train_steps).contains(&found) {
+                return Err(ScheduleError::GridRange { position, found, train_steps });
+            }
+            if position > 0 && steps[position - 1] <= found {
+                return Err(ScheduleError::GridOrder { position, found, previous: steps[position - 1] });
+            }
+        }
+        Ok(Self { steps, final_step: 0, train_steps })
+    }
+
+    /// The same steps, ending at `final_step` instead of 0 (diffusers' `set_alpha_to_one: false` ends at step 1).
+    ///
+    /// # Errors
+    /// If it lies above the last step of the grid. It may equal it: the last move then has no length.
+    pub fn with_final_step(mut self, final_step: usize) -> Result<Self, ScheduleError> {
+        let last = self.steps[self.steps.len() - 1];
+        if final_step > last {
+            return Err(ScheduleError::GridOrder { position: self.steps.len(), found: final_step, previous: last });
+        }
+        self.final_step = final_step;
+        Ok(self)
+    }
+
+    /// The 1-based steps, decreasing.
+    pub fn steps(&self) -> &[usize] {
+        &self.steps
+    }
+
+    /// Number of moves.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Never true: a grid has at least one step.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Where the last move ends.
+    pub fn final_step(&self) -> usize {
+        self.final_step
+    }
+
+    /// T, the number of training steps that the grid was made for.
+    pub fn train_steps(&self) -> usize {
+        self.train_steps
+    }
+
+    /// The moves `(from, to)` in order; the last one ends at [`StepGrid::final_step`].
+    pub fn moves(&self) -> impl ExactSizeIterator<Item = (usize, usize)> + '_ {
+        (0..self.len()).map(|k| (self.steps[k], self.steps.get(k + 1).copied().unwrap_or(self.final_step)))
+    }
+}

@@ -1,0 +1,244 @@
+//! The table of noise levels of a schedule, and its continuous inverse (FORMULAS 1.1, 1.3, 1.4).
+
+use crate::level::parameter;
+use crate::{BetaSchedule, NoiseLevel, Posterior, ScheduleError};
+
+/// Two levels whose log-SNR differ by less than this are the same level, computed along another path.
+const SAME_LEVEL: f64 = 1e-9;
+
+/// Noise levels `abar_0 = 1 > abar_1 > ... > abar_T`, from `abar_t = prod_{i <= t} (1 - b_i)` (Ho 2020, section 2).
+///
+/// Tables are summed as `ln abar`, so `1 - abar` keeps its relative accuracy at small t.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    betas: Vec<f64>,
+    levels: Vec<NoiseLevel>,
+}
+
+impl Schedule {
+    /// The largest number of steps; a bound, so that a mistyped count is an error and not an allocation of terabytes.
+    pub const MAX_STEPS: usize = 1_000_000;
+
+    /// The schedule of a rule with `T = steps`.
+    ///
+    /// # Errors
+    /// If `steps` is 0 or above [`Schedule::MAX_STEPS`], a parameter is out of range, or a beta leaves (0, 1).
+    pub fn new(betas: &BetaSchedule, steps: usize) -> Result<Self, ScheduleError> {
+        check_steps(steps)?;
+        Self::from_betas(betas.table(steps)?)
+    }
+
+    /// The schedule of a table `b_1..b_T`. The last of several betas may be 1: zero terminal SNR.
+    ///
+    /// # Errors
+    /// If there is no beta or there are too many, one lies outside (0, 1), or two levels coincide in f64.
+    pub fn from_betas(betas: Vec<f64>) -> Result<Self, ScheduleError> {
+        let steps = betas.len();
+        check_steps(steps)?;
+        let mut levels = Vec::with_capacity(steps + 1);
+        levels.push(NoiseLevel::CLEAN);
+        let mut log_abar = 0.0;
+        for (i, &beta) in betas.iter().enumerate() {
+            let t = i + 1;
+            let zero_snr = beta == 1.0 && t == steps && steps > 1;
+            if !(beta > 0.0 && beta < 1.0 || zero_snr) {
+                return Err(ScheduleError::Beta { t, steps, found: beta });
+            }
+            log_abar += (-beta).ln_1p();
+            let level = NoiseLevel::from_log_abar(log_abar)?;
+            // An alpha that underflows is as useless as two equal levels: only a beta of 1 may remove all signal.
+            if !level.noisier_than(levels[i]) || (level.alpha() == 0.0 && !zero_snr) {
+                return Err(ScheduleError::NotDecreasing { t });
+            }
+            levels.push(level);
+        }
+        Ok(Self { betas, levels })
+    }
+
+    /// The schedule shifted and scaled in `sqrt(abar)` such that `abar_T = 0` and `abar_1` stays (Lin 2023, Algorithm 1).
+    ///
+    /// # Errors
+    /// If T is 1: there is no second level to keep.
+    pub fn rescaled_zero_terminal_snr(&self) -> Result<Self, ScheduleError> {
+        let steps = self.steps();
+        if steps < 2 {
+            return Err(ScheduleError::Count {
+                operation: "zero-terminal-SNR rescale",
+                what: "the number of training steps",
+                lowest: 2,
+                highest: Self::MAX_STEPS,
+                found: steps,
+            });
+        }
+        let last = self.levels[steps].alpha();
+        let mut betas = Vec::with_capacity(steps);
+        betas.push(self.betas[0]);
+        for t in 2..=steps {
+            let (before, now) = (self.levels[t - 1].alpha(), self.levels[t].alpha());
+            // The common factor of the rescale cancels in 1 - (s'_t / s'_{t-1})^2.
+            let (p, n) = (before - last, now - last);
+            betas.push((before - now) * (p + n) / (p * p));
+        }
+        Self::from_betas(betas)
+    }
+
+    /// The number of steps T.
+    pub fn steps(&self) -> usize {
+        self.betas.len()
+    }
+
+    /// `b_1..b_T`; entry `i` is step `i + 1`.
+    pub fn betas(&self) -> &[f64] {
+        &self.betas
+    }
+
+    /// The levels of steps `0..=T`.
+    pub fn levels(&self) -> &[NoiseLevel] {
+        &self.levels
+    }
+
+    /// `b_t` for `t` in 1..=T.
+    ///
+    /// # Panics
+    /// If `t` is outside 1..=T.
+    pub fn beta(&self, t: usize) -> f64 {
+        assert!(t >= 1, "beta is defined from step 1 on");
+        self.betas[t - 1]
+    }
+
+    /// `a_t = 1 - b_t` for `t` in 1..=T (not to be confused with [`NoiseLevel::alpha`], which is `sqrt(abar_t)`).
+    ///
+    /// # Panics
+    /// If `t` is outside 1..=T.
+    pub fn alpha(&self, t: usize) -> f64 {
+        1.0 - self.beta(t)
+    }
+
+    /// `abar_t` for `t` in 0..=T.
+    ///
+    /// # Panics
+    /// If `t` is above T.
+    pub fn abar(&self, t: usize) -> f64 {
+        self.levels[t].abar()
+    }
+
+    /// The noise level of step `t` in 0..=T.
+    ///
+    /// # Panics
+    /// If `t` is above T.
+    pub fn level(&self, t: usize) -> NoiseLevel {
+        self.levels[t]
+    }
+
+    /// `ln(abar_t / (1 - abar_t))` for `t` in 0..=T; infinite at `t = 0`.
+    ///
+    /// # Panics
+    /// If `t` is above T.
+    pub fn log_snr(&self, t: usize) -> f64 {
+        self.levels[t].log_snr()
+    }
+
+    /// `q(x_{t-1} | x_t, x_0)` for `t` in 1..=T (Ho 2020, eqs. 6-7).
+    ///
+    /// # Panics
+    /// If `t` is outside 1..=T.
+    pub fn posterior(&self, t: usize) -> Posterior {
+        Posterior::consecutive(self.levels[t - 1], self.levels[t], self.beta(t))
+    }
+
+    /// The level at a fractional step in [0, T]: the inverse of [`Schedule::t_of_level`], the table at integers.
+    ///
+    /// # Errors
+    /// If `t` lies outside [0, T].
+    pub fn level_at(&self, t: f64) -> Result<NoiseLevel, ScheduleError> {
+        if !(t >= 0.0 && t <= self.steps() as f64) {
+            return Err(parameter("Schedule::level_at", "the step", "in [0, T]", t));
+        }
+        let i = t.floor() as usize;
+        let fraction = t - t.floor();
+        if fraction == 0.0 {
+            return Ok(self.levels[i]);
+        }
+        let coordinate = self.coordinate(i);
+        let (from, to) = (coordinate.of(self.levels[i]), coordinate.of(self.levels[i + 1]));
+        coordinate.level(from + (to - from) * fraction)
+    }
+
+    /// The fractional step of a level: exactly `t` for `level(t)`, and monotone in between (FORMULAS 1.4).
+    ///
+    /// Between two steps `t` is linear in the log-SNR, as in DPM-Solver (Lu 2022); next to `abar_0 = 1` it is linear in
+    /// `sigma / alpha`, and next to an `abar_T = 0` in `alpha / sigma`, where the log-SNR is infinite.
+    ///
+    /// # Errors
+    /// If the level is noisier than step T.
+    pub fn t_of_level(&self, level: NoiseLevel) -> Result<f64, ScheduleError> {
+        let not_noisier = self.levels.partition_point(|l| !l.noisier_than(level));
+        let steps = self.steps();
+        if not_noisier == 0 {
+            return Ok(0.0);
+        }
+        let i = not_noisier - 1;
+        if self.levels[i] == level {
+            return Ok(i as f64);
+        }
+        if i == steps {
+            if (level.log_snr() - self.log_snr(steps)).abs() < SAME_LEVEL {
+                return Ok(steps as f64);
+            }
+            return Err(ScheduleError::LevelOutOfRange { sigma: level.sigma(), highest: self.levels[steps].sigma() });
+        }
+        let coordinate = self.coordinate(i);
+        let (from, to) = (coordinate.of(self.levels[i]), coordinate.of(self.levels[i + 1]));
+        Ok(i as f64 + ((coordinate.of(level) - from) / (to - from)).clamp(0.0, 1.0))
+    }
+
+    /// The coordinate in which the segment from step `i` to `i + 1` is linear.
+    fn coordinate(&self, i: usize) -> Coordinate {
+        if i == 0 {
+            Coordinate::NoiseToSignal
+        } else if self.levels[i + 1].alpha() == 0.0 {
+            Coordinate::SignalToNoise
+        } else {
+            Coordinate::LogSnr
+        }
+    }
+}
+
+/// A monotone view of the noise level that is finite on a whole segment of the table.
+#[derive(Clone, Copy)]
+enum Coordinate {
+    NoiseToSignal,
+    SignalToNoise,
+    LogSnr,
+}
+
+impl Coordinate {
+    fn of(self, level: NoiseLevel) -> f64 {
+        match self {
+            Self::NoiseToSignal => level.edm_sigma(),
+            Self::SignalToNoise => level.alpha() / level.sigma(),
+            Self::LogSnr => level.log_snr(),
+        }
+    }
+
+    fn level(self, value: f64) -> Result<NoiseLevel, ScheduleError> {
+        match self {
+            Self::NoiseToSignal => NoiseLevel::from_edm_sigma(value),
+            Self::SignalToNoise => NoiseLevel::from_edm_sigma(value.recip()),
+            Self::LogSnr => NoiseLevel::from_log_snr(value),
+        }
+    }
+}
+
+fn check_steps(steps: usize) -> Result<(), ScheduleError> {
+    if (1..=Schedule::MAX_STEPS).contains(&steps) {
+        return Ok(());
+    }
+    Err(ScheduleError::Count {
+        operation: "schedule",
+        what: "the number of training steps",
+        lowest: 1,
+        highest: Schedule::MAX_STEPS,
+        found: steps,
+    })
+}
