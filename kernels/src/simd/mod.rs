@@ -102,6 +102,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Scalar `a * b + c`, rounded as [`Simd::fma`] rounds, so that tails agree with bodies.
     fn fma1(self, a: f32, b: f32, c: f32) -> f32;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a` where `a > b`, else `b`: a NaN in `b` stays, a NaN in `a` does not.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a` where `a < b`, else `b`: a NaN in `b` stays, a NaN in `a` does not.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `v` where `x > 0`, else zero.
+    fn where_positive(self, x: Self::V, v: Self::V) -> Self::V;
+    /// 2^n for integral `n` in -126..=127; other values of `n` give meaningless numbers.
+    fn pow2(self, n: Self::V) -> Self::V;
 }
 
 /// An operation that is compiled once per instruction set.

@@ -69,4 +69,37 @@ impl Simd for Neon {
     fn fma1(self, a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }
+
+    #[inline(always)]
+    fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: a value of this type is made only where the instruction set was detected.
+        unsafe { vdivq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: a value of this type is made only where the instruction set was detected.
+        unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) }
+    }
+
+    #[inline(always)]
+    fn min(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: a value of this type is made only where the instruction set was detected.
+        unsafe { vbslq_f32(vcltq_f32(a, b), a, b) }
+    }
+
+    #[inline(always)]
+    fn where_positive(self, x: float32x4_t, v: float32x4_t) -> float32x4_t {
+        // SAFETY: a value of this type is made only where the instruction set was detected.
+        unsafe { vbslq_f32(vcgtq_f32(x, vdupq_n_f32(0.0)), v, vdupq_n_f32(0.0)) }
+    }
+
+    #[inline(always)]
+    fn pow2(self, n: float32x4_t) -> float32x4_t {
+        // SAFETY: a value of this type is made only where the instruction set was detected.
+        unsafe {
+            let exponent = vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127));
+            vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent))
+        }
+    }
 }

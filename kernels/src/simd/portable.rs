@@ -59,4 +59,30 @@ impl Simd for Portable {
     fn fma1(self, a: f32, b: f32, c: f32) -> f32 {
         a * b + c
     }
+
+    #[inline(always)]
+    fn div(self, a: V, b: V) -> V {
+        map(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    fn max(self, a: V, b: V) -> V {
+        map(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn min(self, a: V, b: V) -> V {
+        map(a, b, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn where_positive(self, x: V, v: V) -> V {
+        map(x, v, |x, v| if x > 0.0 { v } else { 0.0 })
+    }
+
+    #[inline(always)]
+    fn pow2(self, n: V) -> V {
+        // The wrapping sum agrees with the other instruction sets on values out of range.
+        n.map(|n| f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
+    }
 }
