@@ -75,7 +75,7 @@ impl Gather<'_> {
             let first = block * BLOCK_ROWS;
             let count = BLOCK_ROWS.min(rows - first);
             let mut sources = vec![zeros.as_ptr(); taps.len() * BLOCK_ROWS];
-            for (t, &tap) in taps.iter().enumerate() {
+            for (t, &tap) in taps.iter().enumerate().filter(|_| self.channels > 0) {
                 for r in 0..count {
                     if let Some(pixel) = source(first + r, tap) {
                         assert!(pixel < pixels, "convolution: input pixel {pixel} of {pixels}");
