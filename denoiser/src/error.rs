@@ -26,6 +26,39 @@ pub enum DenoiserError {
         /// What is wrong, and what to do about it.
         message: String,
     },
+    /// A network whose output has twice the channels of its input: a mean and a variance.
+    #[error(
+        "denoise: the network returned {found} channels for {expected} of input, a prediction and a variance; \
+         learned variances are not supported, use a model with {expected} output channels"
+    )]
+    LearnedVariance {
+        /// Channels of the input.
+        expected: usize,
+        /// Channels of the output.
+        found: usize,
+    },
+    /// A source of noise that has no more, or has another shape.
+    #[error("noise: {what} should have {expected}, found {found}; {remedy}")]
+    Noise {
+        /// The tensor.
+        what: &'static str,
+        /// What was asked for.
+        expected: String,
+        /// What there is.
+        found: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// A description of an oracle that is no distribution.
+    #[error("oracle: {what} should be {expected}, found {found}")]
+    Oracle {
+        /// The entry.
+        what: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
     /// The schedule cannot answer for this noise level.
     #[error(transparent)]
     Schedule(#[from] tweedie_schedule::ScheduleError),

@@ -6,11 +6,19 @@
 #![forbid(unsafe_code)]
 
 mod condition;
+mod denoise;
 mod error;
 mod network;
+pub mod noise;
+mod oracle;
 mod params;
+mod preconditioned;
 
 pub use condition::Condition;
+pub use denoise::{ConditionalDenoiser, Conditioned, Denoiser};
 pub use error::DenoiserError;
 pub use network::{Network, NetworkGrad};
+pub use noise::{Noise, Purpose, RecordedNoise, RecordingNoise, ReplayNoise, SeededNoise, ShiftedNoise, rng_for};
+pub use oracle::{Component, Mean, MixtureOracle};
 pub use params::{Param, Params, Role};
+pub use preconditioned::Preconditioned;

@@ -1,0 +1,84 @@
+use ndarray::{Array4, ArrayView4};
+use tweedie_schedule::NoiseLevel;
+
+use crate::{Condition, DenoiserError};
+
+/// A function of `(x_t, noise level)` that estimates `x_0`: all that a sampler knows of a model.
+pub trait Denoiser {
+    /// The estimate of `x_0`, of the shape of `x` (`[N, C, H, W]`); exact denoisers return `E[x_0 | x_t]`.
+    ///
+    /// # Errors
+    /// If the model cannot take the shape or the level.
+    fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError>;
+}
+
+/// A denoiser that also takes a condition, one entry per sample.
+pub trait ConditionalDenoiser {
+    /// The estimate of `x_0` under `condition`, of the shape of `x` (`[N, C, H, W]`).
+    ///
+    /// # Errors
+    /// If the model cannot take the shape, the level or the condition, or the condition has not N entries.
+    fn denoise_with(
+        &self,
+        x: ArrayView4<'_, f64>,
+        level: NoiseLevel,
+        condition: &Condition,
+    ) -> Result<Array4<f64>, DenoiserError>;
+}
+
+macro_rules! forward_to_inner {
+    ($($pointer:ty),*) => {$(
+        impl<D: Denoiser + ?Sized> Denoiser for $pointer {
+            fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
+                (**self).denoise(x, level)
+            }
+        }
+
+        impl<D: ConditionalDenoiser + ?Sized> ConditionalDenoiser for $pointer {
+            fn denoise_with(
+                &self,
+                x: ArrayView4<'_, f64>,
+                level: NoiseLevel,
+                condition: &Condition,
+            ) -> Result<Array4<f64>, DenoiserError> {
+                (**self).denoise_with(x, level, condition)
+            }
+        }
+    )*};
+}
+
+forward_to_inner!(&D, Box<D>, std::sync::Arc<D>);
+
+/// A conditional denoiser under one fixed condition.
+#[derive(Clone, Debug)]
+pub struct Conditioned<M> {
+    model: M,
+    condition: Condition,
+}
+
+impl<M> Conditioned<M> {
+    /// `model` under `condition`, whose length is the batch size of every call.
+    pub fn new(model: M, condition: Condition) -> Self {
+        Self { model, condition }
+    }
+}
+
+impl<M: ConditionalDenoiser> Denoiser for Conditioned<M> {
+    fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
+        self.model.denoise_with(x, level, &self.condition)
+    }
+}
+
+/// Checks that a condition has one entry for each sample of a batch.
+pub(crate) fn check_batch(batch: usize, condition: &Condition) -> Result<(), DenoiserError> {
+    if condition.len() == batch {
+        return Ok(());
+    }
+    Err(DenoiserError::Condition {
+        operation: "denoise",
+        message: format!(
+            "the condition has {} entries for a batch of {batch}; pass one entry per sample, None for no condition",
+            condition.len()
+        ),
+    })
+}
