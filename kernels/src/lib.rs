@@ -4,14 +4,14 @@
 //! beside it. Outputs are overwritten, gradients are accumulated. Work is divided among threads by shape alone and
 //! reductions have a fixed order, so results have the same bits for any number of threads.
 
-pub mod conv;
 pub mod act;
 pub mod attention;
 pub mod channels;
+pub mod conv;
 pub mod embedding;
 pub mod norm;
+mod par;
 pub mod pool;
 pub mod resample;
-pub mod sinusoid;
-mod par;
 pub mod simd;
+pub mod sinusoid;
