@@ -1,1 +1,9 @@
-//! To be written.
+//! Guidance for diffusion models: every guided model is again a [`Denoiser`](tweedie_denoiser::Denoiser), and enters any
+//! sampler unchanged.
+#![forbid(unsafe_code)]
+
+mod cfg;
+mod error;
+
+pub use cfg::{Cfg, guided, scale_from_weight};
+pub use error::GuidanceError;

@@ -1,1 +1,23 @@
-//! To be written.
+//! Samplers for diffusion models: one loop ([`sample`]), one file per solver.
+//!
+//! A sampler sees a [`Denoiser`](tweedie_denoiser::Denoiser) and never a network. The state is f64 in the variance-preserving
+//! form `x_t = alpha x_0 + sigma eps`; noise comes from a [`Noise`](tweedie_denoiser::Noise) source keyed by sample and draw.
+//!
+//! To add a solver: one file with a type that implements [`Solver`], and one entry in [`SolverSpec`].
+#![forbid(unsafe_code)]
+
+mod clip;
+mod ddim;
+mod ddpm;
+mod error;
+mod plan;
+mod run;
+mod solver;
+
+pub use clip::Clip;
+pub use ddim::Ddim;
+pub use ddpm::Ddpm;
+pub use error::SamplerError;
+pub use plan::{Plan, SchedulerSpec, SolverSpec, VarianceType, solver_by_name};
+pub use run::{StepInfo, sample};
+pub use solver::{Advance, Move, Solver};

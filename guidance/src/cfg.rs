@@ -1,0 +1,87 @@
+//! Classifier-free guidance (FORMULAS 5.4, 5.5; Ho & Salimans 2022, eq. 6).
+//!
+//! `u + g (c - u)`, with `c` the estimate under the condition and `u` the one without it, or under a negative condition. The
+//! weights `g` and `1 - g` sum to 1 and every prediction is affine in `x_0` with the same term in `x_t`, so guiding `x_0` is
+//! guiding eps, v or the score. The paper writes `(1 + w) c - w u`, which is `g = 1 + w`.
+
+use ndarray::{Array4, ArrayView4, Axis, Slice, Zip, concatenate};
+use tweedie_denoiser::{Condition, ConditionalDenoiser, Denoiser, DenoiserError};
+use tweedie_schedule::NoiseLevel;
+
+use crate::GuidanceError;
+
+/// `u + scale (c - u)`.
+pub fn guided(uncond: f64, cond: f64, scale: f64) -> f64 {
+    uncond + scale * (cond - uncond)
+}
+
+/// The scale `g = 1 + w` of a weight `w` in the convention `(1 + w) c - w u` (Ho & Salimans 2022, eq. 6).
+pub fn scale_from_weight(w: f64) -> f64 {
+    1.0 + w
+}
+
+/// A conditional model guided away from its unconditional self, or from a negative condition.
+#[derive(Clone, Debug)]
+pub struct Cfg<M> {
+    model: M,
+    cond: Condition,
+    uncond: Condition,
+    scale: f64,
+}
+
+impl<M: ConditionalDenoiser> Cfg<M> {
+    /// `model` under `cond`, guided away from `uncond` with `scale`: 0 is `uncond` alone, 1 is `cond` alone, above 1 is
+    /// guidance. Both conditions have one entry per sample.
+    ///
+    /// # Errors
+    /// If the conditions differ in length, or the scale is not finite.
+    pub fn new(model: M, cond: Condition, uncond: Condition, scale: f64) -> Result<Self, GuidanceError> {
+        if cond.len() != uncond.len() {
+            return Err(GuidanceError::Batch { cond: cond.len(), uncond: uncond.len() });
+        }
+        if !scale.is_finite() {
+            return Err(GuidanceError::Scale { found: scale });
+        }
+        Ok(Self { model, cond, uncond, scale })
+    }
+}
+
+impl<M: ConditionalDenoiser> Denoiser for Cfg<M> {
+    /// One call of the model: `[cond; uncond]` as one batch of 2N, or a batch of N if the scale is exactly 1 or 0.
+    ///
+    /// # Errors
+    /// As the model; and if the batch is not that of the conditions.
+    fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
+        let batch = x.len_of(Axis(0));
+        if batch != self.cond.len() {
+            return Err(DenoiserError::Condition {
+                operation: "classifier-free guidance",
+                message: format!(
+                    "the conditions have {} entries for a batch of {batch}; pass one entry per sample",
+                    self.cond.len()
+                ),
+            });
+        }
+        if self.scale == 1.0 {
+            return self.model.denoise_with(x, level, &self.cond);
+        }
+        if self.scale == 0.0 {
+            return self.model.denoise_with(x, level, &self.uncond);
+        }
+        let shape_error = |found: String| DenoiserError::Shape {
+            operation: "classifier-free guidance",
+            what: "the estimate for the doubled batch",
+            expected: format!("{} samples of the shape of x {:?}", 2 * batch, x.shape()),
+            found,
+            remedy: "use a model that keeps the shape of its input",
+        };
+        let both = concatenate(Axis(0), &[x, x]).map_err(|e| shape_error(e.to_string()))?;
+        let estimate = self.model.denoise_with(both.view(), level, &self.cond.concat(&self.uncond))?;
+        if estimate.dim() != both.dim() {
+            return Err(shape_error(format!("{:?}", estimate.shape())));
+        }
+        let cond = estimate.slice_axis(Axis(0), Slice::from(..batch));
+        let uncond = estimate.slice_axis(Axis(0), Slice::from(batch..));
+        Ok(Zip::from(&uncond).and(&cond).map_collect(|&u, &c| guided(u, c, self.scale)))
+    }
+}

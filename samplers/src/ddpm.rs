@@ -1,0 +1,33 @@
+//! Ancestral sampling (FORMULAS 2.5; Ho 2020, Algorithm 2).
+//!
+//! `x_s = mu~(x_t, x_0) + sigma_q z`, with `mu~` the mean of `q(x_s | x_t, x_0)` for the levels `s < t` of the grid, and
+//! `z = 0` in the last move. `sigma_q^2` is `b~`, `b` or 1.
+
+use ndarray::{ArrayView4, Zip};
+use tweedie_schedule::{Posterior, Variance};
+
+use crate::{Advance, Clip, Move, SamplerError, Solver};
+
+/// The ancestral sampler of DDPM.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ddpm {
+    /// `sigma_q^2` of the reverse step.
+    pub variance: Variance,
+    /// Post-processing of the estimate of `x_0`.
+    pub clip: Clip,
+}
+
+impl Solver for Ddpm {
+    fn name(&self) -> &'static str {
+        "ddpm"
+    }
+
+    fn step(&mut self, x: ArrayView4<'_, f64>, on: &mut Move<'_>) -> Result<Advance, SamplerError> {
+        let posterior = Posterior::between(on.to(), on.from())?;
+        let mut x0 = on.denoise(x, on.from())?;
+        self.clip.apply(&mut x0);
+        let mean = Zip::from(x).and(&x0).map_collect(|&x, &x0| posterior.mean(x, x0));
+        let scale = if on.is_last() { 0.0 } else { posterior.reverse_variance(self.variance)?.sqrt() };
+        Ok(Advance { x: on.add_noise(mean, scale)?, x0 })
+    }
+}

@@ -1,0 +1,102 @@
+use thiserror::Error;
+use tweedie_denoiser::DenoiserError;
+use tweedie_schedule::ScheduleError;
+
+/// What can go wrong while sampling, or while a sampler is planned.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SamplerError {
+    /// A name that is not in the list.
+    #[error("there is no {what} named \"{found}\"; choose one of: {known}")]
+    UnknownName {
+        /// What was named: a sampler, a variance type.
+        what: &'static str,
+        /// The name that was given.
+        found: String,
+        /// The names that exist, separated by commas.
+        known: &'static str,
+    },
+    /// A parameter outside its range.
+    #[error("{operation}: {what} should be {expected}, found {found}")]
+    Parameter {
+        /// The operation that was called.
+        operation: &'static str,
+        /// The argument.
+        what: &'static str,
+        /// The range it should lie in.
+        expected: &'static str,
+        /// The value that was given.
+        found: f64,
+    },
+    /// A learned variance was asked for.
+    #[error(
+        "the scheduler's variance_type \"{found}\" needs a model that also predicts variances, which is not supported; \
+         use one of: {known}"
+    )]
+    LearnedVariance {
+        /// The variance type.
+        found: String,
+        /// The types that work.
+        known: &'static str,
+    },
+    /// The first step has no signal, and the model predicts only the noise.
+    #[error(
+        "step {t} has zero signal (rescale_betas_zero_snr), where a model that predicts {prediction} says nothing about the \
+         image; use a model that predicts v or x0, or the leading spacing, which does not visit this step"
+    )]
+    ZeroSnr {
+        /// The 1-based step.
+        t: usize,
+        /// What the model predicts.
+        prediction: &'static str,
+    },
+    /// The grid was made for another schedule.
+    #[error(
+        "sample: the step grid is for {grid} training steps, the schedule has {schedule}; make both from the same T"
+    )]
+    GridMismatch {
+        /// Training steps of the grid.
+        grid: usize,
+        /// Training steps of the schedule.
+        schedule: usize,
+    },
+    /// The denoiser changed the shape.
+    #[error(
+        "sample: the denoiser should return shape {expected:?}, found {found:?}; use a denoiser that keeps the shape"
+    )]
+    Shape {
+        /// Shape of the state.
+        expected: Vec<usize>,
+        /// Shape of the estimate.
+        found: Vec<usize>,
+    },
+    /// A NaN or an infinity.
+    #[error(
+        "sample: {what} is not finite after move {position} of {total} (step t = {t}); \
+         the model may be damaged or may predict something else than the configuration says"
+    )]
+    NotFinite {
+        /// The tensor: the estimate of `x_0`, or the state.
+        what: &'static str,
+        /// 1-based position of the move.
+        position: usize,
+        /// Number of moves.
+        total: usize,
+        /// The 1-based step that the move started at.
+        t: usize,
+    },
+    /// The observer asked to stop.
+    #[error("sampling was stopped after move {position} of {total}")]
+    Stopped {
+        /// 1-based position of the last move made.
+        position: usize,
+        /// Number of moves.
+        total: usize,
+    },
+    /// The denoiser or the noise failed.
+    #[error(transparent)]
+    Denoiser(#[from] DenoiserError),
+    /// The schedule has no answer.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+}

@@ -1,0 +1,65 @@
+//! The loop of every sampler.
+
+use std::ops::ControlFlow;
+
+use ndarray::{Array4, ArrayView4};
+use tweedie_denoiser::{Denoiser, Noise, Purpose};
+use tweedie_schedule::{Schedule, StepGrid};
+
+use crate::solver::{Move, draw};
+use crate::{SamplerError, Solver};
+
+/// What an observer sees after each move.
+#[derive(Clone, Copy, Debug)]
+pub struct StepInfo<'a> {
+    /// Position of the move, from 0.
+    pub position: usize,
+    /// Number of moves.
+    pub total: usize,
+    /// The 1-based step that the move started at.
+    pub step: usize,
+    /// The state after the move, `[N, C, H, W]`.
+    pub x: ArrayView4<'a, f64>,
+    /// The estimate of `x_0` that the move was made with, `[N, C, H, W]`.
+    pub x0: ArrayView4<'a, f64>,
+}
+
+/// Draws a batch of samples of `shape` `[N, C, H, W]`: from `x ~ N(0, I)` at the first step of the grid down to its end.
+///
+/// Sample i of the batch uses the noise of index i, so its result depends neither on N nor on the other samples (beyond what
+/// the denoiser makes of a batch). The observer is called after each move and stops the run with `ControlFlow::Break`.
+///
+/// # Errors
+/// If the grid was made for another number of training steps, the denoiser, the noise or the schedule fails, a state is not
+/// finite, or the observer stopped the run.
+pub fn sample(
+    denoiser: &dyn Denoiser,
+    grid: &StepGrid,
+    schedule: &Schedule,
+    solver: &mut dyn Solver,
+    noise: &dyn Noise,
+    shape: [usize; 4],
+    observer: &mut dyn FnMut(StepInfo<'_>) -> ControlFlow<()>,
+) -> Result<Array4<f64>, SamplerError> {
+    if grid.train_steps() != schedule.steps() {
+        return Err(SamplerError::GridMismatch { grid: grid.train_steps(), schedule: schedule.steps() });
+    }
+    let [n, c, h, w] = shape;
+    let mut x = draw(noise, Purpose::Initial, (n, c, h, w))?;
+    solver.begin();
+    let total = grid.len();
+    let mut draws = 0;
+    for (position, (step, next)) in grid.moves().enumerate() {
+        let (from, to) = (schedule.level(step), schedule.level(next));
+        let mut on = Move { denoiser, noise, from, to, step, position, total, draws };
+        let advance = solver.step(x.view(), &mut on)?;
+        on.check_finite("the state", advance.x.view())?;
+        draws = on.draws;
+        x = advance.x;
+        let info = StepInfo { position, total, step, x: x.view(), x0: advance.x0.view() };
+        if observer(info).is_break() {
+            return Err(SamplerError::Stopped { position: position + 1, total });
+        }
+    }
+    Ok(x)
+}

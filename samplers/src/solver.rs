@@ -1,0 +1,120 @@
+use ndarray::{Array4, ArrayView4, Axis, Zip};
+use tweedie_denoiser::{Denoiser, Noise, Purpose};
+use tweedie_schedule::NoiseLevel;
+
+use crate::SamplerError;
+
+/// A rule that takes the state from one noise level to the next.
+pub trait Solver: Send {
+    /// The name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Forgets the history of an earlier run; called before the first move.
+    fn begin(&mut self) {}
+
+    /// The state at [`Move::to`] from the state `x` (`[N, C, H, W]`) at [`Move::from`].
+    ///
+    /// # Errors
+    /// If the denoiser, the noise or the schedule has no answer.
+    fn step(&mut self, x: ArrayView4<'_, f64>, on: &mut Move<'_>) -> Result<Advance, SamplerError>;
+}
+
+/// What a move leads to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Advance {
+    /// The next state.
+    pub x: Array4<f64>,
+    /// The estimate of `x_0` that the move was made with, after clipping.
+    pub x0: Array4<f64>,
+}
+
+/// One move of the loop: where it leads, and what a solver may use on the way.
+pub struct Move<'a> {
+    pub(crate) denoiser: &'a dyn Denoiser,
+    pub(crate) noise: &'a dyn Noise,
+    pub(crate) from: NoiseLevel,
+    pub(crate) to: NoiseLevel,
+    pub(crate) step: usize,
+    pub(crate) position: usize,
+    pub(crate) total: usize,
+    pub(crate) draws: usize,
+}
+
+impl Move<'_> {
+    /// The level that the move starts at.
+    pub fn from(&self) -> NoiseLevel {
+        self.from
+    }
+
+    /// The level that the move ends at.
+    pub fn to(&self) -> NoiseLevel {
+        self.to
+    }
+
+    /// Position of the move, from 0.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Number of moves.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Whether this is the last move, whose result is the sample.
+    pub fn is_last(&self) -> bool {
+        self.position + 1 == self.total
+    }
+
+    /// The denoiser's estimate of `x_0`.
+    ///
+    /// # Errors
+    /// If the denoiser fails, changes the shape, or returns a NaN or an infinity.
+    pub fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, SamplerError> {
+        let x0 = self.denoiser.denoise(x, level)?;
+        if x0.dim() != x.dim() {
+            return Err(SamplerError::Shape { expected: x.shape().to_vec(), found: x0.shape().to_vec() });
+        }
+        self.check_finite("the estimate of x0", x0.view())?;
+        Ok(x0)
+    }
+
+    /// `x + scale z` with fresh standard normal noise `z`; draws nothing if the scale is 0.
+    ///
+    /// # Errors
+    /// If the source of noise fails.
+    pub fn add_noise(&mut self, mut x: Array4<f64>, scale: f64) -> Result<Array4<f64>, SamplerError> {
+        if scale == 0.0 {
+            return Ok(x);
+        }
+        let z = draw(self.noise, Purpose::Step(self.draws), x.dim())?;
+        self.draws += 1;
+        Zip::from(&mut x).and(&z).for_each(|x, &z| *x += scale * z);
+        Ok(x)
+    }
+
+    pub(crate) fn check_finite(&self, what: &'static str, x: ArrayView4<'_, f64>) -> Result<(), SamplerError> {
+        if x.iter().all(|v| v.is_finite()) {
+            return Ok(());
+        }
+        Err(SamplerError::NotFinite { what, position: self.position + 1, total: self.total, t: self.step })
+    }
+}
+
+/// Standard normal noise for a batch of shape `dim`.
+pub(crate) fn draw(
+    noise: &dyn Noise,
+    purpose: Purpose,
+    dim: (usize, usize, usize, usize),
+) -> Result<Array4<f64>, SamplerError> {
+    let (_, channels, height, width) = dim;
+    let mut z = Array4::zeros(dim);
+    let mut buffer = vec![0.0; channels * height * width];
+    for (index, mut sample) in z.axis_iter_mut(Axis(0)).enumerate() {
+        noise.fill(purpose, index, &mut buffer)?;
+        for (to, &from) in sample.iter_mut().zip(&buffer) {
+            *to = from;
+        }
+    }
+    Ok(z)
+}
