@@ -1,0 +1,287 @@
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::config::{kind as json_kind, parse_config};
+use crate::{CheckpointError, Config, TensorFile, WEIGHTS_NAME, read_config};
+
+/// The `_class_name`s of the networks that can be opened.
+pub const SUPPORTED_CLASSES: [&str; 2] = ["UNet2DModel", "UNetCond"];
+
+const INDEX: &str = "model_index.json";
+const CONFIG: &str = "config.json";
+const SCHEDULER: &str = "scheduler_config.json";
+
+/// How a model lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ModelKind {
+    /// `model_index.json` with a folder for each component; training runs are written like this.
+    Pipeline,
+    /// One network: `config.json` and its weights.
+    Component,
+    /// The same with the textbook conditional U-Net (`"_class_name": "UNetCond"`).
+    Book,
+}
+
+/// An opened model: its configs, parsed, and its weights, checked as a file but not yet against the architecture.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ModelDir {
+    /// How it lies on disk.
+    pub kind: ModelKind,
+    /// The network's `_class_name`, one of [`SUPPORTED_CLASSES`].
+    pub class_name: String,
+    /// The network's config.
+    pub config: Config,
+    /// Where that was read.
+    pub config_path: PathBuf,
+    /// The scheduler's config, if there is one.
+    pub scheduler: Option<Config>,
+    /// Where that was read, or would have been.
+    pub scheduler_path: PathBuf,
+    /// The weights.
+    pub weights: TensorFile,
+}
+
+impl ModelDir {
+    /// Opens a model directory.
+    ///
+    /// It is a pipeline (`model_index.json`, `unet/`, `scheduler/`) or one network (`config.json` beside its weights;
+    /// `scheduler_config.json` beside it, in `scheduler/`, or in the pipeline that it is a part of). The weights are
+    /// `diffusion_pytorch_model.safetensors`, the same in shards with an index, or the only variant of it
+    /// (`diffusion_pytorch_model.fp16.safetensors`). Keys of attention layers that old versions of diffusers named
+    /// `query`, `key`, `value` and `proj_attn` come under their present names.
+    ///
+    /// # Errors
+    /// If the directory or one of its files is missing, damaged or of an unknown class; the message names the file and
+    /// what to do.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let path = path.as_ref();
+        let not_a_model = |problem, remedy| Err(CheckpointError::NotAModel { path: path.to_owned(), problem, remedy });
+        match path.metadata() {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => return not_a_model("it is a file", "name the directory that holds config.json and the weights"),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return not_a_model("there is no such directory", "check the path");
+            }
+            Err(e) => return Err(CheckpointError::io("open", path, e)),
+        }
+        let index_path = path.join(INDEX);
+        // Early repositories keep the only network of a pipeline at the root, beside model_index.json.
+        if index_path.is_file() && (path.join("unet").is_dir() || !path.join(CONFIG).is_file()) {
+            return open_pipeline(path, &index_path);
+        }
+        if !path.join(CONFIG).is_file() {
+            let weights =
+                listing(path).into_iter().find(|name| name.ends_with(".safetensors") || name.ends_with(".bin"));
+            let remedy = match weights {
+                Some(name) => format!(
+                    "{name} is there, but weights say nothing of their network: put its config.json beside them"
+                ),
+                None => "name a model directory: one with either of these files".to_owned(),
+            };
+            return Err(missing("config", path, [INDEX, CONFIG], remedy));
+        }
+        let scheduler_path = [path.join(SCHEDULER), path.join("scheduler").join(SCHEDULER)]
+            .into_iter()
+            .chain(path.parent().filter(|p| p.join(INDEX).is_file()).map(|p| p.join("scheduler").join(SCHEDULER)))
+            .find(|p| p.is_file());
+        let scheduler = scheduler_path.as_deref().map(read_config).transpose()?;
+        open_network(
+            path,
+            ModelKind::Component,
+            None,
+            scheduler,
+            scheduler_path.unwrap_or_else(|| path.join(SCHEDULER)),
+        )
+    }
+
+    /// A model that lies in memory, such as the bundled one; `name` stands for its directory in messages.
+    ///
+    /// # Errors
+    /// As [`ModelDir::open`].
+    pub fn from_memory(
+        name: &str,
+        config: &str,
+        scheduler: Option<&str>,
+        weights: impl Into<Cow<'static, [u8]>>,
+    ) -> Result<Self, CheckpointError> {
+        let directory = Path::new(name);
+        let (config_path, scheduler_path) = (directory.join(CONFIG), directory.join(SCHEDULER));
+        let config = parse_config(config.as_bytes(), &config_path)?;
+        let scheduler = scheduler.map(|text| parse_config(text.as_bytes(), &scheduler_path)).transpose()?;
+        let weights = TensorFile::from_bytes(weights, &directory.join(WEIGHTS_NAME).display().to_string())?;
+        finish(ModelKind::Component, None, (config, config_path), (scheduler, scheduler_path), weights)
+    }
+}
+
+fn open_pipeline(path: &Path, index_path: &Path) -> Result<ModelDir, CheckpointError> {
+    let index = read_config(index_path)?;
+    let class = component(&index, index_path, "unet")?;
+    let Some(class) = class else {
+        return Err(config_error(
+            index_path,
+            "unet",
+            "[library, class]",
+            &index,
+            "this pipeline has no network that can be opened",
+        ));
+    };
+    let scheduler_path = path.join("scheduler").join(SCHEDULER);
+    let scheduler = match component(&index, index_path, "scheduler")? {
+        _ if scheduler_path.is_file() => Some(read_config(&scheduler_path)?),
+        None => None,
+        Some(_) => {
+            let remedy = format!("{INDEX} lists a scheduler: fetch its config, or set the entry to [null, null]");
+            return Err(missing("scheduler config", &path.join("scheduler"), [SCHEDULER], remedy));
+        }
+    };
+    let unet = path.join("unet");
+    if !unet.is_dir() {
+        let remedy = format!("{INDEX} lists a network: fetch its folder as well");
+        return Err(missing("network", path, ["unet/"], remedy));
+    }
+    if !unet.join(CONFIG).is_file() {
+        let remedy = "fetch the config of the network; weights say nothing of it".to_owned();
+        return Err(missing("config", &unet, [CONFIG], remedy));
+    }
+    open_network(&unet, ModelKind::Pipeline, Some(class), scheduler, scheduler_path)
+}
+
+/// The class of a pipeline's component: `["diffusers", "UNet2DModel"]`; `None` if absent or `[null, null]`.
+fn component(index: &Config, path: &Path, name: &str) -> Result<Option<String>, CheckpointError> {
+    match index.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(pair)) => match pair.as_slice() {
+            [Value::Null, Value::Null] => Ok(None),
+            [_, Value::String(class)] => Ok(Some(class.clone())),
+            _ => Err(config_error(path, name, "[library, class]", index, "fetch the file again")),
+        },
+        Some(_) => Err(config_error(path, name, "[library, class]", index, "fetch the file again")),
+    }
+}
+
+fn open_network(
+    directory: &Path,
+    kind: ModelKind,
+    class: Option<String>,
+    scheduler: Option<Config>,
+    scheduler_path: PathBuf,
+) -> Result<ModelDir, CheckpointError> {
+    let config_path = directory.join(CONFIG);
+    let config = read_config(&config_path)?;
+    // The class is judged first: of a model that cannot be used, the weights do not matter.
+    class_name(&config, &config_path, class.clone())?;
+    let weights = TensorFile::open(find_weights(directory)?)?;
+    finish(kind, class, (config, config_path), (scheduler, scheduler_path), weights)
+}
+
+fn finish(
+    kind: ModelKind,
+    class: Option<String>,
+    (config, config_path): (Config, PathBuf),
+    (scheduler, scheduler_path): (Option<Config>, PathBuf),
+    mut weights: TensorFile,
+) -> Result<ModelDir, CheckpointError> {
+    let class_name = class_name(&config, &config_path, class)?;
+    weights.rename(present_name)?;
+    let kind = if class_name == "UNetCond" { ModelKind::Book } else { kind };
+    Ok(ModelDir { kind, class_name, config, config_path, scheduler, scheduler_path, weights })
+}
+
+/// The class of a network: that of its config or, failing that, of the pipeline.
+fn class_name(config: &Config, path: &Path, of_pipeline: Option<String>) -> Result<String, CheckpointError> {
+    let class = match config.get("_class_name") {
+        None => of_pipeline,
+        Some(Value::String(class)) => Some(class.clone()),
+        Some(_) => None,
+    };
+    match class {
+        Some(class) if SUPPORTED_CLASSES.contains(&class.as_str()) => Ok(class),
+        other => Err(CheckpointError::Config {
+            file: path.display().to_string(),
+            key: "_class_name".into(),
+            expected: SUPPORTED_CLASSES.join(" or "),
+            found: other.unwrap_or_else(|| config.get("_class_name").map_or("nothing", json_kind).to_owned()),
+            remedy: "other networks cannot be opened; check that this is the directory of the network".into(),
+        }),
+    }
+}
+
+/// The weights in a directory: the plain name, an index of shards, or the only variant.
+fn find_weights(directory: &Path) -> Result<PathBuf, CheckpointError> {
+    const STEM: &str = "diffusion_pytorch_model";
+    let names = listing(directory);
+    let exact = [WEIGHTS_NAME.to_owned(), format!("{WEIGHTS_NAME}.index.json"), "model.safetensors".to_owned()];
+    if let Some(name) = exact.iter().find(|name| names.contains(name)) {
+        return Ok(directory.join(name));
+    }
+    let is_variant = |name: &&String| {
+        let Some(rest) = name.strip_prefix(STEM) else { return false };
+        // Shards (-00001-of-00002) are opened through their index.
+        let file = rest.strip_suffix(".safetensors").is_some_and(|tag| tag.starts_with('.') && !tag.contains("-of-"));
+        let index = rest.starts_with(".safetensors.index.") && rest.ends_with(".json");
+        file || index
+    };
+    let variants: Vec<&String> = names.iter().filter(is_variant).collect();
+    let variants_text = || variants.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    let remedy = match variants.as_slice() {
+        [only] => return Ok(directory.join(only)),
+        [] => match names.iter().find(|name| is_pickle(name)) {
+            Some(name) => format!(
+                "only {name} is there, a Python pickle, which is not read: convert it in Python with \
+                 `model.save_pretrained(directory, safe_serialization=True)`"
+            ),
+            None => "fetch the weights, or check that this is the directory of the network".to_owned(),
+        },
+        _ => format!("there are several variants ({}): copy the one you want to {WEIGHTS_NAME}", variants_text()),
+    };
+    let looked_for = exact.into_iter().chain([format!("{STEM}.VARIANT.safetensors")]).collect();
+    Err(CheckpointError::Missing { what: "weights", directory: directory.to_owned(), looked_for, remedy })
+}
+
+fn is_pickle(name: &str) -> bool {
+    [".bin", ".pt", ".pth", ".ckpt"].iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// The present name of an attention layer that old versions of diffusers named otherwise.
+fn present_name(key: &str) -> Option<String> {
+    let (module, parameter) = key.rsplit_once('.')?;
+    let (attention, layer) = module.rsplit_once('.')?;
+    if !attention.contains("attentions.") {
+        return None;
+    }
+    let layer = match layer {
+        "query" => "to_q",
+        "key" => "to_k",
+        "value" => "to_v",
+        "proj_attn" => "to_out.0",
+        _ => return None,
+    };
+    Some(format!("{attention}.{layer}.{parameter}"))
+}
+
+/// The names in a directory, sorted; empty if it cannot be listed, since what follows says what was looked for.
+fn listing(directory: &Path) -> Vec<String> {
+    let Ok(entries) = directory.read_dir() else { return Vec::new() };
+    let mut names: Vec<_> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn missing<const N: usize>(what: &'static str, directory: &Path, names: [&str; N], remedy: String) -> CheckpointError {
+    let looked_for = names.iter().map(|&name| name.to_owned()).collect();
+    CheckpointError::Missing { what, directory: directory.to_owned(), looked_for, remedy }
+}
+
+fn config_error(path: &Path, key: &str, expected: &str, config: &Config, remedy: &str) -> CheckpointError {
+    CheckpointError::Config {
+        file: path.display().to_string(),
+        key: key.to_owned(),
+        expected: expected.to_owned(),
+        found: config.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string),
+        remedy: remedy.to_owned(),
+    }
+}

@@ -1,0 +1,135 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+use crate::config::{config_bytes, kind};
+use crate::{CheckpointError, Config, Tensor, atomic_write, default_metadata, save_safetensors};
+
+/// The name of the weights of a diffusers model.
+pub const WEIGHTS_NAME: &str = "diffusion_pytorch_model.safetensors";
+
+/// The version of diffusers whose file formats these are, for configs that do not name one.
+const DIFFUSERS_VERSION: &str = "0.42.1";
+
+/// Writes a pipeline directory that Python diffusers opens unchanged: `model_index.json`, `unet/` and `scheduler/`.
+///
+/// Where the configs lack `_class_name`, they become a `UNet2DModel` and a `DDPMScheduler`. The pipeline class is that
+/// of the scheduler (`DDPMPipeline`, `DDIMPipeline`, `PNDMPipeline`). `dtype` as in [`save_safetensors`].
+///
+/// Each file is written atomically, and one whose content stays the same is not touched. While the configs stay
+/// the same, as they do in a training run, the only change is therefore one rename of the weights, and a process
+/// killed at any moment leaves a directory that opens. If a config does change, `model_index.json` is removed first
+/// and written last, so that weights are never taken for those of another config.
+///
+/// # Errors
+/// If a config is no JSON object, a tensor cannot be saved, or a file cannot be written.
+pub fn write_pipeline(
+    directory: impl AsRef<Path>,
+    unet_config: &Value,
+    scheduler_config: &Value,
+    tensors: &[Tensor<'_>],
+    dtype: Dtype,
+) -> Result<(), CheckpointError> {
+    let directory = directory.as_ref();
+    let (unet_path, scheduler_path) =
+        (directory.join("unet/config.json"), directory.join("scheduler/scheduler_config.json"));
+    let unet = with_class(unet_config, "UNet2DModel", &unet_path)?;
+    let scheduler = with_class(scheduler_config, "DDPMScheduler", &scheduler_path)?;
+    let pipeline = match scheduler["_class_name"].as_str() {
+        Some("DDIMScheduler") => "DDIMPipeline",
+        Some("PNDMScheduler") => "PNDMPipeline",
+        _ => "DDPMPipeline",
+    };
+    let index = json!({
+        "_class_name": pipeline,
+        "_diffusers_version": unet["_diffusers_version"],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "unet": ["diffusers", unet["_class_name"]],
+    });
+    let index = with_class(&index, pipeline, directory)?;
+    write_model(
+        (directory.join("model_index.json"), config_bytes(&index)),
+        &[(scheduler_path, config_bytes(&scheduler)), (unet_path, config_bytes(&unet))],
+        &directory.join("unet").join(WEIGHTS_NAME),
+        tensors,
+        dtype,
+    )
+}
+
+/// Writes a single component: `config.json`, its weights and, if given, `scheduler_config.json`.
+///
+/// This is the layout of a `book` directory. Each file is written atomically, in an order like that of
+/// [`write_pipeline`], with `config.json` in the place of `model_index.json`.
+///
+/// # Errors
+/// As [`write_pipeline`]; also if the config has no `_class_name`.
+pub fn write_component(
+    directory: impl AsRef<Path>,
+    config: &Value,
+    scheduler_config: Option<&Value>,
+    tensors: &[Tensor<'_>],
+    dtype: Dtype,
+) -> Result<(), CheckpointError> {
+    let directory = directory.as_ref();
+    let config_path = directory.join("config.json");
+    let scheduler_path = directory.join("scheduler_config.json");
+    if config.get("_class_name").and_then(Value::as_str).is_none() {
+        return Err(CheckpointError::Config {
+            file: config_path.display().to_string(),
+            key: "_class_name".into(),
+            expected: "the name of an architecture".into(),
+            found: config.get("_class_name").map_or("nothing", kind).into(),
+            remedy: "set it before the model is written".into(),
+        });
+    }
+    let config = with_class(config, "", &config_path)?;
+    let scheduler = scheduler_config.map(|c| with_class(c, "DDPMScheduler", &scheduler_path)).transpose()?;
+    let others: Vec<_> = scheduler.iter().map(|c| (scheduler_path.clone(), config_bytes(c))).collect();
+    write_model((config_path, config_bytes(&config)), &others, &directory.join(WEIGHTS_NAME), tensors, dtype)
+}
+
+/// Writes weights and JSON files so that `entry`, without which the directory is no model, vouches for the others.
+fn write_model(
+    entry: (PathBuf, Vec<u8>),
+    others: &[(PathBuf, Vec<u8>)],
+    weights: &Path,
+    tensors: &[Tensor<'_>],
+    dtype: Dtype,
+) -> Result<(), CheckpointError> {
+    for path in others.iter().map(|(path, _)| path.as_path()).chain([entry.0.as_path(), weights]) {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(|e| CheckpointError::io("create", parent, e))?;
+        }
+    }
+    // An unreadable file counts as another content and is replaced.
+    let differs = |(path, bytes): &(PathBuf, Vec<u8>)| fs::read(path).map_or(true, |old| old != *bytes);
+    if (differs(&entry) || others.iter().any(differs)) && entry.0.exists() {
+        fs::remove_file(&entry.0).map_err(|e| CheckpointError::io("replace", &entry.0, e))?;
+    }
+    save_safetensors(weights, tensors, dtype, &default_metadata())?;
+    for file in others.iter().chain([&entry]).filter(|file| differs(file)) {
+        atomic_write(&file.0, &file.1)?;
+    }
+    Ok(())
+}
+
+/// The config with its class and version in front, as diffusers writes them.
+fn with_class(config: &Value, default_class: &str, path: &Path) -> Result<Config, CheckpointError> {
+    let Some(keys) = config.as_object() else {
+        return Err(CheckpointError::Config {
+            file: path.display().to_string(),
+            key: "the config".into(),
+            expected: "a JSON object".into(),
+            found: kind(config).into(),
+            remedy: "hand over an object".into(),
+        });
+    };
+    let mut with_class = Config::new();
+    for (key, default) in [("_class_name", default_class), ("_diffusers_version", DIFFUSERS_VERSION)] {
+        with_class.insert(key.to_owned(), keys.get(key).cloned().unwrap_or_else(|| default.into()));
+    }
+    with_class.extend(keys.iter().map(|(key, value)| (key.clone(), value.clone())));
+    Ok(with_class)
+}
