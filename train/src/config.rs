@@ -1,0 +1,292 @@
+//! The configuration of a training run, as it is written in `train.toml` and in a training state.
+
+use serde::{Deserialize, Serialize};
+use tweedie_data::Range;
+use tweedie_schedule::{BetaSchedule, Prediction, Schedule, TimestepMapping};
+
+use crate::{AdamW, LrDecay, LrSchedule, TrainError};
+
+/// When a run ends. Totals: what was done before a resume counts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum RunLength {
+    /// After so many passes over the data.
+    Epochs(u64),
+    /// After so many steps.
+    Steps(u64),
+    /// After so many minutes of training.
+    Minutes(f64),
+}
+
+impl RunLength {
+    /// The number of steps, where it is known beforehand.
+    pub fn steps(self, steps_per_epoch: u64) -> Option<u64> {
+        match self {
+            Self::Epochs(epochs) => Some(epochs.saturating_mul(steps_per_epoch)),
+            Self::Steps(steps) => Some(steps),
+            Self::Minutes(_) => None,
+        }
+    }
+}
+
+/// The noise schedule that a network is trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NoiseConfig {
+    /// `linear`, `scaled-linear`, `cosine`, `sqrt`, `sigmoid` or `exponential`; `linear` by default (Ho 2020).
+    pub schedule: String,
+    /// The number of steps T, at least 1; 1000 by default.
+    pub train_steps: usize,
+    /// `b_1`, in (0, 1); 1e-4 by default. `cosine` does not use it.
+    pub beta_start: f64,
+    /// `b_T`, in (0, 1); 0.02 by default. `cosine` does not use it.
+    pub beta_end: f64,
+}
+
+impl Default for NoiseConfig {
+    fn default() -> Self {
+        Self { schedule: "linear".to_owned(), train_steps: 1000, beta_start: 1e-4, beta_end: 0.02 }
+    }
+}
+
+impl NoiseConfig {
+    /// The rule for the betas.
+    ///
+    /// # Errors
+    /// If there is no schedule of that name.
+    pub fn betas(&self) -> Result<BetaSchedule, TrainError> {
+        Ok(BetaSchedule::from_name(&self.schedule, self.beta_start, self.beta_end)?)
+    }
+
+    /// The table of noise levels.
+    ///
+    /// # Errors
+    /// If there is no schedule of that name, or a number is out of range.
+    pub fn build(&self) -> Result<Schedule, TrainError> {
+        Ok(Schedule::new(&self.betas()?, self.train_steps)?)
+    }
+}
+
+/// Everything that decides what a training run computes, but for the network and the data.
+///
+/// Two runs with equal configurations, networks and data compute the same bits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Keys every random number and the order of the images, below 2^63; 0 by default.
+    pub seed: u64,
+    /// When the run ends, such as `{ epochs = 20 }`, `{ steps = 10000 }` or `{ minutes = 30.0 }`; 10 epochs by default.
+    pub length: RunLength,
+    /// Images per step, at least 1; 64 by default.
+    pub batch: usize,
+    /// What the network is trained to predict: `eps`, `x0` or `v`; `eps` by default (Ho 2020).
+    #[serde(with = "names::prediction")]
+    pub prediction: Prediction,
+    /// The number that the network sees for step t: `zero-based` (t - 1, as diffusers counts) or `one-based` (t);
+    /// `zero-based` by default.
+    #[serde(with = "names::timestep")]
+    pub timestep: TimestepMapping,
+    /// The interval of the pixels: `minus-one-one` or `zero-one`; `minus-one-one` by default.
+    #[serde(with = "names::range")]
+    pub range: Range,
+    /// The probability, in `[0, 1]`, that the label of an image is replaced by the null condition; 0.1 by default
+    /// (Ho & Salimans 2022). Without effect on a network that has no classes.
+    pub label_dropout: f64,
+    /// The highest learning rate, above 0; 5e-4 by default.
+    pub lr: f64,
+    /// Steps of the linear warm-up of the learning rate; 200 by default.
+    pub lr_warmup: u64,
+    /// What the learning rate does after the warm-up: `constant` or `cosine`; `constant` by default.
+    pub lr_decay: LrDecay,
+    /// The step at which the decay reaches its floor; by default the last step of the run, which must then be known
+    /// beforehand. Written out when a run starts, so that a resumed run follows the same curve.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_decay_steps: Option<u64>,
+    /// The floor of the decay as a fraction of `lr`, in `[0, 1]`; 0.02 by default.
+    pub lr_floor: f64,
+    /// The largest norm of the gradient that is not clipped, at least 0; 1 by default, 0: no clipping.
+    pub clip_norm: f64,
+    /// Decay of the moving average of the weights after its warm-up, in `[0, 1)`; 0.999 by default.
+    pub ema_decay: f64,
+    /// Minutes between two checkpoints within an epoch, above 0; 5 by default. There is one after every epoch, too.
+    pub checkpoint_minutes: f64,
+    /// The noise schedule.
+    pub noise: NoiseConfig,
+    /// The optimiser.
+    pub adamw: AdamW,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            length: RunLength::Epochs(10),
+            batch: 64,
+            prediction: Prediction::Eps,
+            timestep: TimestepMapping::ZeroBased,
+            range: Range::MinusOneOne,
+            label_dropout: 0.1,
+            lr: 5e-4,
+            lr_warmup: 200,
+            lr_decay: LrDecay::Constant,
+            lr_decay_steps: None,
+            lr_floor: 0.02,
+            clip_norm: 1.0,
+            ema_decay: 0.999,
+            checkpoint_minutes: 5.0,
+            noise: NoiseConfig::default(),
+            adamw: AdamW::default(),
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Checks the range of every field.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let number = |field, value: f64, ok: bool, expected: &str| {
+            if ok { Ok(()) } else { Err(wrong(field, expected, value, "change it")) }
+        };
+        let unit = |value: f64| (0.0..1.0).contains(&value);
+        let closed = |value: f64| (0.0..=1.0).contains(&value);
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        let not_negative = |value: f64| value >= 0.0 && value.is_finite();
+        if i64::try_from(self.seed).is_err() {
+            return Err(wrong(
+                "seed",
+                "below 2^63, the largest integer of a TOML file",
+                self.seed,
+                "choose a smaller one",
+            ));
+        }
+        match self.length {
+            RunLength::Epochs(0) | RunLength::Steps(0) => {
+                return Err(wrong("length", "at least 1", 0, "train for longer"));
+            }
+            RunLength::Minutes(minutes) => {
+                number("length.minutes", minutes, positive(minutes), "above 0 and finite")?;
+            }
+            _ => {}
+        }
+        if self.batch == 0 {
+            return Err(wrong("batch", "at least 1", 0, "choose the number of images per step"));
+        }
+        if !matches!(self.prediction, Prediction::Eps | Prediction::X0 | Prediction::V) {
+            return Err(wrong("prediction", "eps, x0 or v", self.prediction.name(), "choose one of them"));
+        }
+        number("label_dropout", self.label_dropout, closed(self.label_dropout), "in [0, 1]")?;
+        number("lr", self.lr, positive(self.lr), "above 0 and finite")?;
+        number("lr_floor", self.lr_floor, closed(self.lr_floor), "in [0, 1]")?;
+        number("clip_norm", self.clip_norm, not_negative(self.clip_norm), "0 (no clipping), or above 0 and finite")?;
+        number("ema_decay", self.ema_decay, unit(self.ema_decay), "in [0, 1)")?;
+        number("checkpoint_minutes", self.checkpoint_minutes, positive(self.checkpoint_minutes), "above 0 and finite")?;
+        let AdamW { beta1, beta2, eps, weight_decay } = self.adamw;
+        number("adamw.beta1", beta1, unit(beta1), "in [0, 1)")?;
+        number("adamw.beta2", beta2, unit(beta2), "in [0, 1)")?;
+        number("adamw.eps", eps, positive(eps), "above 0 and finite")?;
+        number("adamw.weight_decay", weight_decay, not_negative(weight_decay), "at least 0 and finite")?;
+        self.noise.build()?;
+        Ok(())
+    }
+
+    /// The configuration with `lr_decay_steps` written out, for a run of `steps_per_epoch` steps per epoch.
+    ///
+    /// # Errors
+    /// If the learning rate decays over a run whose number of steps is not known beforehand.
+    pub fn resolved(mut self, steps_per_epoch: u64) -> Result<Self, TrainError> {
+        if self.lr_decay != LrDecay::Constant && self.lr_decay_steps.is_none() {
+            let Some(steps) = self.length.steps(steps_per_epoch) else {
+                return Err(wrong(
+                    "lr_decay_steps",
+                    "given, because a run limited by minutes has no known number of steps to decay over",
+                    "nothing",
+                    "give it, limit the run by epochs or steps, or choose lr_decay = \"constant\"",
+                ));
+            };
+            self.lr_decay_steps = Some(steps);
+        }
+        Ok(self)
+    }
+
+    /// The learning rate of every step, once [`TrainConfig::resolved`].
+    pub(crate) fn lr_schedule(&self) -> LrSchedule {
+        LrSchedule {
+            peak: self.lr,
+            warmup: self.lr_warmup,
+            decay: self.lr_decay,
+            total: self.lr_decay_steps.unwrap_or(u64::MAX),
+            floor: self.lr_floor,
+        }
+    }
+
+    /// The largest gradient norm that is let through; infinite where there is no clipping.
+    pub(crate) fn clip_limit(&self) -> f64 {
+        if self.clip_norm == 0.0 { f64::INFINITY } else { self.clip_norm }
+    }
+}
+
+/// The error of a field.
+pub(crate) fn wrong(
+    field: &'static str,
+    expected: impl Into<String>,
+    found: impl ToString,
+    remedy: &'static str,
+) -> TrainError {
+    TrainError::Config { field, expected: expected.into(), found: found.to_string(), remedy }
+}
+
+/// How values of other crates are written in files.
+mod names {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer};
+
+    /// Reads one of a few names.
+    fn choose<'de, D: Deserializer<'de>, T: Copy>(from: D, choices: &[(&str, T)]) -> Result<T, D::Error> {
+        let name = String::deserialize(from)?;
+        choices.iter().find(|(known, _)| *known == name).map(|(_, value)| *value).ok_or_else(|| {
+            let known: Vec<_> = choices.iter().map(|(known, _)| *known).collect();
+            D::Error::custom(format!("\"{name}\" is none of: {}", known.join(", ")))
+        })
+    }
+
+    /// The name of a value.
+    fn name_of<T: PartialEq>(value: T, choices: &[(&'static str, T)]) -> &'static str {
+        choices.iter().find(|(_, known)| *known == value).map_or("unknown", |(name, _)| name)
+    }
+
+    macro_rules! named {
+        ($module:ident, $type:ty, $choices:expr) => {
+            pub(super) mod $module {
+                use serde::{Deserializer, Serializer};
+
+                use super::{choose, name_of};
+
+                const CHOICES: &[(&str, $type)] = &$choices;
+
+                pub(in super::super) fn serialize<S: Serializer>(value: &$type, to: S) -> Result<S::Ok, S::Error> {
+                    to.serialize_str(name_of(*value, CHOICES))
+                }
+
+                pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<$type, D::Error> {
+                    choose(from, CHOICES)
+                }
+            }
+        };
+    }
+
+    named!(prediction, tweedie_schedule::Prediction, {
+        use tweedie_schedule::Prediction::{Eps, V, X0};
+        [("eps", Eps), ("x0", X0), ("v", V)]
+    });
+    named!(timestep, tweedie_schedule::TimestepMapping, {
+        use tweedie_schedule::TimestepMapping::{OneBased, ZeroBased};
+        [("zero-based", ZeroBased), ("one-based", OneBased)]
+    });
+    named!(range, tweedie_data::Range, {
+        use tweedie_data::Range::{MinusOneOne, ZeroOne};
+        [("minus-one-one", MinusOneOne), ("zero-one", ZeroOne)]
+    });
+}

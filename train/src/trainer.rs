@@ -1,0 +1,411 @@
+//! The loop: draw a batch, add noise, one pass forward and back, one update (Ho, Jain & Abbeel 2020, Algorithm 1).
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ndarray::Array4;
+use tweedie_data::{Batches, Dataset};
+use tweedie_denoiser::{Network, NetworkGrad, Params, Role};
+
+use crate::adamw::global_norm;
+use crate::config::wrong;
+use crate::log::LogRow;
+use crate::objective::{NoisyBatch, mean_squared_error};
+use crate::{LrSchedule, Objective, Optimizer, RunLength, TrainConfig, TrainError};
+
+/// The share of the past in the smoothed loss.
+const LOSS_MEMORY: f64 = 0.98;
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The step, counted from 1.
+    pub step: u64,
+    /// The epoch that it belongs to, counted from 1.
+    pub epoch: u64,
+    /// Whether it is the last step of its epoch.
+    pub ends_epoch: bool,
+    /// The loss of its batch.
+    pub loss: f64,
+    /// The smoothed loss: the mean over the past with weights that fall by 2 % per step.
+    pub loss_ema: f64,
+    /// The norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// The learning rate.
+    pub lr: f64,
+    /// Images seen so far.
+    pub images: u64,
+    /// Seconds of training so far, earlier parts of a resumed run included.
+    pub seconds: f64,
+}
+
+impl StepReport {
+    /// The row of the log.
+    pub fn row(&self) -> LogRow {
+        LogRow {
+            step: self.step,
+            epoch: self.epoch,
+            images: self.images,
+            loss: self.loss as f32,
+            loss_ema: self.loss_ema as f32,
+            grad_norm: self.grad_norm as f32,
+            lr: self.lr as f32,
+            seconds: self.seconds as f32,
+        }
+    }
+}
+
+/// Why [`Trainer::run`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// The run has its full length.
+    Complete,
+    /// The stop flag was raised.
+    Stopped,
+}
+
+/// What the caller of [`Trainer::run`] does on the way. Every method does nothing by default.
+pub trait Hooks {
+    /// After every step.
+    ///
+    /// # Errors
+    /// Whatever should end the run.
+    fn step(&mut self, report: &StepReport) -> Result<(), TrainError> {
+        let _ = report;
+        Ok(())
+    }
+
+    /// When the state should be saved: after every epoch, every [`TrainConfig::checkpoint_minutes`], and at the end.
+    ///
+    /// # Errors
+    /// Whatever should end the run.
+    fn checkpoint(&mut self, trainer: &mut Trainer<'_>) -> Result<(), TrainError> {
+        let _ = trainer;
+        Ok(())
+    }
+
+    /// After every epoch, once its checkpoint is written; [`Trainer::with_ema`] lends the network for samples.
+    ///
+    /// # Errors
+    /// Whatever should end the run.
+    fn epoch(&mut self, trainer: &mut Trainer<'_>, epoch: u64) -> Result<(), TrainError> {
+        let _ = (trainer, epoch);
+        Ok(())
+    }
+}
+
+/// Hooks that do nothing.
+impl Hooks for () {}
+
+/// The position of a run that is no vector of parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Progress {
+    /// Steps done.
+    pub(crate) step: u64,
+    /// Sum of the losses, each weighted by [`LOSS_MEMORY`] to the power of its age.
+    pub(crate) loss_sum: f64,
+    /// Sum of those weights.
+    pub(crate) loss_weight: f64,
+    /// Seconds of training.
+    pub(crate) seconds: f64,
+}
+
+/// A network in training.
+///
+/// A step is a pure function of the configuration, the data, the step's number and the parameters with their moments;
+/// everything else, such as the order of the images and the noise, follows from the seed and the step's number.
+pub struct Trainer<'a> {
+    pub(crate) net: &'a mut dyn NetworkGrad,
+    pub(crate) data: &'a Dataset,
+    pub(crate) config: TrainConfig,
+    pub(crate) optimizer: Optimizer,
+    pub(crate) progress: Progress,
+    objective: Objective,
+    batches: Batches,
+    lr: LrSchedule,
+    conditional: bool,
+    grads: Vec<f32>,
+    /// Where the running statistics lie, which a forward pass changes before it is known to be finite.
+    buffers: Vec<Range<usize>>,
+    buffers_before: Vec<f32>,
+}
+
+impl<'a> Trainer<'a> {
+    /// A run from the network's present parameters.
+    ///
+    /// # Errors
+    /// If a field of the configuration is out of range, or network, data and configuration do not fit together.
+    pub fn new(net: &'a mut dyn NetworkGrad, data: &'a Dataset, config: TrainConfig) -> Result<Self, TrainError> {
+        config.validate()?;
+        let conditional = check_labels(&*net, data, &config)?;
+        let batches = Batches::new(data.len(), config.batch, config.seed);
+        let config = config.resolved(batches.per_epoch())?;
+        let objective = Objective::new(
+            &config.noise.build()?,
+            config.prediction,
+            config.timestep,
+            config.label_dropout,
+            config.seed,
+        )?;
+        let params = net.params();
+        let buffers: Vec<_> =
+            params.table().iter().filter(|p| p.role != Role::Weight).map(|p| p.range.clone()).collect();
+        Ok(Self {
+            optimizer: Optimizer::new(params, config.adamw, config.ema_decay),
+            progress: Progress::default(),
+            objective,
+            batches,
+            lr: config.lr_schedule(),
+            conditional,
+            grads: vec![0.0; params.len()],
+            buffers_before: Vec::with_capacity(buffers.iter().map(Range::len).sum()),
+            buffers,
+            net,
+            data,
+            config,
+        })
+    }
+
+    /// The configuration, with everything written out that was derived from the length of the run.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// The parameters as they are trained (not averaged).
+    pub fn params(&self) -> &Params {
+        self.net.params()
+    }
+
+    /// The optimiser, with its moments and the moving average.
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    /// A copy of the parameters with the values of the moving average.
+    pub fn ema_params(&self) -> Params {
+        let mut params = self.net.params().clone();
+        params.values_mut().copy_from_slice(self.optimizer.ema());
+        params
+    }
+
+    /// Lends the network with the values of the moving average; afterwards it has its own values again.
+    pub fn with_ema<T>(&mut self, f: impl FnOnce(&dyn Network) -> T) -> T {
+        self.swap_ema();
+        let result = f(&*self.net);
+        self.swap_ema();
+        result
+    }
+
+    fn swap_ema(&mut self) {
+        self.net.params_mut().values_mut().swap_with_slice(self.optimizer.ema_mut());
+    }
+
+    /// Steps done.
+    pub fn steps_done(&self) -> u64 {
+        self.progress.step
+    }
+
+    /// Epochs completed.
+    pub fn epochs_done(&self) -> u64 {
+        self.progress.step / self.steps_per_epoch()
+    }
+
+    /// Steps in an epoch, see [`tweedie_data::batches_per_epoch`].
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.batches.per_epoch()
+    }
+
+    /// Images in a step: the batch, or the whole data set if that is smaller.
+    pub fn images_per_step(&self) -> usize {
+        self.config.batch.min(self.data.len())
+    }
+
+    /// Seconds of training so far, earlier parts of a resumed run included.
+    pub fn seconds(&self) -> f64 {
+        self.progress.seconds
+    }
+
+    /// The number of steps of the whole run, where it is known beforehand.
+    pub fn total_steps(&self) -> Option<u64> {
+        self.config.length.steps(self.steps_per_epoch())
+    }
+
+    /// Whether the run has its full length.
+    pub fn is_complete(&self) -> bool {
+        match self.config.length {
+            RunLength::Minutes(minutes) => self.progress.seconds >= 60.0 * minutes,
+            _ => self.total_steps().is_some_and(|total| self.progress.step >= total),
+        }
+    }
+
+    /// One step.
+    ///
+    /// # Errors
+    /// If the network refuses the batch, or the loss or the norm of the gradient is not finite. After an error the
+    /// parameters, the running statistics and the state of the optimiser are what they were before the step.
+    pub fn step(&mut self) -> Result<StepReport, TrainError> {
+        let start = Instant::now();
+        let step = self.progress.step + 1;
+        let (epoch, indices) = self.batches.at(self.progress.step);
+        let batch = self.data.batch(&indices, self.config.range);
+        let labels = if self.conditional { batch.labels.as_slice() } else { &[] };
+        let noisy = self.objective.draw(step, batch.images.view(), labels);
+
+        self.remember_buffers();
+        self.grads.fill(0.0);
+        let (loss, grad_norm) = match self.loss_and_gradient(step, &noisy) {
+            Ok(finite) => finite,
+            Err(error) => {
+                self.restore_buffers();
+                return Err(error);
+            }
+        };
+
+        let lr = self.lr.at(step);
+        let clip = self.config.clip_limit();
+        self.optimizer.update(self.net.params_mut().values_mut(), &self.grads, step, lr, grad_norm, clip);
+
+        let per_epoch = self.steps_per_epoch();
+        let progress = &mut self.progress;
+        progress.step = step;
+        progress.loss_sum = LOSS_MEMORY * progress.loss_sum + loss;
+        progress.loss_weight = LOSS_MEMORY * progress.loss_weight + 1.0;
+        progress.seconds += start.elapsed().as_secs_f64();
+        Ok(StepReport {
+            step,
+            epoch: epoch + 1,
+            ends_epoch: step % per_epoch == 0,
+            loss,
+            loss_ema: progress.loss_sum / progress.loss_weight,
+            grad_norm,
+            lr,
+            images: step * indices.len() as u64,
+            seconds: progress.seconds,
+        })
+    }
+
+    /// Fills the gradient and returns the loss and the gradient's norm, both finite.
+    fn loss_and_gradient(&mut self, step: u64, noisy: &NoisyBatch) -> Result<(f64, f64), TrainError> {
+        let mut loss = f64::NAN;
+        let mut misshaped = None;
+        self.net
+            .forward_backward(
+                noisy.x_t.view(),
+                &noisy.timesteps,
+                &noisy.condition,
+                &mut |output| {
+                    if output.dim() != noisy.target.dim() {
+                        misshaped = Some(output.shape().to_vec());
+                        return Array4::zeros(output.raw_dim());
+                    }
+                    let (value, gradient) = mean_squared_error(output, noisy.target.view());
+                    loss = value;
+                    gradient
+                },
+                &mut self.grads,
+            )
+            .map_err(|source| TrainError::Network { step, source })?;
+        if let Some(found) = misshaped {
+            return Err(TrainError::OutputShape { step, expected: noisy.target.shape().to_vec(), found });
+        }
+        let norm = global_norm(&self.grads);
+        for (what, value) in [("loss", loss), ("norm of the gradient", norm)] {
+            if !value.is_finite() {
+                return Err(TrainError::NotFinite { step, what, value });
+            }
+        }
+        Ok((loss, norm))
+    }
+
+    fn remember_buffers(&mut self) {
+        let values = self.net.params().values();
+        self.buffers_before.clear();
+        for range in &self.buffers {
+            self.buffers_before.extend_from_slice(&values[range.clone()]);
+        }
+    }
+
+    fn restore_buffers(&mut self) {
+        let values = self.net.params_mut().values_mut();
+        let mut before = self.buffers_before.as_slice();
+        for range in &self.buffers {
+            let (these, rest) = before.split_at(range.len());
+            values[range.clone()].copy_from_slice(these);
+            before = rest;
+        }
+    }
+
+    /// Steps until the run has its full length or `stop` is raised (looked at after every step), with a checkpoint
+    /// after every epoch, every [`TrainConfig::checkpoint_minutes`], and at the end.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], and whatever a hook returns. No checkpoint is asked for after an error: the last one is
+    /// from before it.
+    pub fn run(&mut self, stop: &AtomicBool, hooks: &mut dyn Hooks) -> Result<RunEnd, TrainError> {
+        let interval = Duration::from_secs_f64((60.0 * self.config.checkpoint_minutes).min(MAX_INTERVAL));
+        let mut saved = (self.progress.step, Instant::now());
+        loop {
+            let end = if self.is_complete() {
+                Some(RunEnd::Complete)
+            } else if stop.load(Ordering::Relaxed) {
+                Some(RunEnd::Stopped)
+            } else {
+                None
+            };
+            if let Some(end) = end {
+                if saved.0 != self.progress.step {
+                    hooks.checkpoint(self)?;
+                }
+                return Ok(end);
+            }
+            let report = self.step()?;
+            let start = Instant::now();
+            hooks.step(&report)?;
+            if report.ends_epoch || saved.1.elapsed() >= interval {
+                hooks.checkpoint(self)?;
+                saved = (report.step, Instant::now());
+            }
+            if report.ends_epoch {
+                hooks.epoch(self, report.epoch)?;
+            }
+            self.progress.seconds += start.elapsed().as_secs_f64();
+        }
+    }
+}
+
+/// A year in seconds: longer intervals between checkpoints are never reached, but would overflow a [`Duration`].
+const MAX_INTERVAL: f64 = 365.25 * 86400.0;
+
+/// Whether the network is trained on labels.
+fn check_labels(net: &dyn NetworkGrad, data: &Dataset, config: &TrainConfig) -> Result<bool, TrainError> {
+    let classes = net.classes();
+    if classes == 0 {
+        return Ok(false);
+    }
+    let Some(_) = data.labels() else {
+        return Err(wrong(
+            "data",
+            format!("labelled, because the network has {classes} classes"),
+            format!("{} without labels", data.name()),
+            "choose a network without classes or a labelled data set",
+        ));
+    };
+    if data.classes() > classes {
+        return Err(wrong(
+            "data",
+            format!("of at most {classes} classes, as many as the network has"),
+            format!("{} with {}", data.name(), data.classes()),
+            "give the network more classes",
+        ));
+    }
+    if config.label_dropout > 0.0 && !net.has_null_condition() {
+        return Err(wrong(
+            "label_dropout",
+            "0, because the network has no null condition",
+            config.label_dropout,
+            "set it to 0, or give the network a null class",
+        ));
+    }
+    Ok(true)
+}
