@@ -43,26 +43,20 @@ impl SharedOut {
     }
 }
 
-impl Gather<'_> {
-    /// Output rows `0..rows` in order; `source` gives the input pixel that a row meets under a tap.
-    pub(super) fn rows(
-        &self,
-        y: &mut [f32],
-        rows: usize,
-        taps: &[usize],
-        source: impl Fn(usize, usize) -> Option<usize> + Sync,
-    ) {
-        self.scattered_rows(y, rows, taps, |row| row, source);
-    }
+/// A filter tap: its row and column.
+pub(super) type Tap = (usize, usize);
 
-    /// As [`Gather::rows`], row `index` being written to pixel `place(index)`; `place` must be injective.
-    pub(super) fn scattered_rows(
+impl Gather<'_> {
+    /// Output rows `0..rows`. A row's place in the pictures is worked out once; `pixel` turns it into the output pixel
+    /// that the row is written to (no two rows may share one), and `source` into the input pixel it meets under a tap.
+    pub(super) fn rows<P: Copy>(
         &self,
         y: &mut [f32],
         rows: usize,
-        taps: &[usize],
-        place: impl Fn(usize) -> usize + Sync,
-        source: impl Fn(usize, usize) -> Option<usize> + Sync,
+        taps: &[Tap],
+        place: impl Fn(usize) -> P + Sync,
+        pixel: impl Fn(P) -> usize + Sync,
+        source: impl Fn(P, Tap) -> Option<usize> + Sync,
     ) {
         let outputs = self.panels.outputs;
         if rows == 0 || outputs == 0 {
@@ -75,18 +69,17 @@ impl Gather<'_> {
             let first = block * BLOCK_ROWS;
             let count = BLOCK_ROWS.min(rows - first);
             let mut sources = vec![zeros.as_ptr(); taps.len() * BLOCK_ROWS];
-            for (t, &tap) in taps.iter().enumerate().filter(|_| self.channels > 0) {
-                for r in 0..count {
-                    if let Some(pixel) = source(first + r, tap) {
+            let mut places = [0usize; BLOCK_ROWS];
+            for (r, at) in places[..count].iter_mut().enumerate() {
+                let place = place(first + r);
+                *at = pixel(place) * outputs;
+                assert!(*at + outputs <= y_len, "convolution: output row {at} of {y_len}");
+                for (t, &tap) in taps.iter().enumerate().filter(|_| self.channels > 0) {
+                    if let Some(pixel) = source(place, tap) {
                         assert!(pixel < pixels, "convolution: input pixel {pixel} of {pixels}");
                         sources[t * BLOCK_ROWS + r] = self.x[pixel * self.channels..].as_ptr();
                     }
                 }
-            }
-            let mut places = [0usize; BLOCK_ROWS];
-            for (r, p) in places[..count].iter_mut().enumerate() {
-                *p = place(first + r) * outputs;
-                assert!(*p + outputs <= y_len, "convolution: output row {p} of {y_len}");
             }
             let block = Block { gather: self, taps, sources: &sources, places: &places, count, y: out.get() };
             dispatch_to(self.panels.isa, block);
@@ -97,7 +90,7 @@ impl Gather<'_> {
 /// One task: a block of output rows, all panels.
 struct Block<'a> {
     gather: &'a Gather<'a>,
-    taps: &'a [usize],
+    taps: &'a [Tap],
     /// `[tap][BLOCK_ROWS]`, each valid for `channels` floats.
     sources: &'a [*const f32],
     /// Where each output row begins in `y`.
@@ -113,6 +106,7 @@ impl WithSimd for Block<'_> {
     fn with_simd<S: Simd>(self, s: S) {
         // The tile's shape fills the registers: MR * NV sums, NV filter vectors and one broadcast.
         match (S::LANES, self.gather.panels.vectors) {
+            (_, 0) => self.dots(s),
             (16, 4) => self.run::<S, 6, 4>(s),
             (16, 2) => self.run::<S, 12, 2>(s),
             (16, _) => self.run::<S, 12, 1>(s),
@@ -164,8 +158,8 @@ impl Block<'_> {
         start: Start<'_>,
     ) {
         let width = NV * S::LANES;
-        let channels = self.gather.channels;
-        let columns = width.min(self.gather.panels.outputs - first_output);
+        let (panels, channels) = (self.gather.panels, self.gather.channels);
+        let columns = width.min(panels.outputs - first_output);
         let mut edge = [0.0f32; 64];
         for row in (0..self.count).step_by(MR) {
             let rows = MR.min(self.count - row);
@@ -206,7 +200,8 @@ impl Block<'_> {
             for t in taps.clone() {
                 let sources: [*const f32; MR] =
                     std::array::from_fn(|i| self.sources[t * BLOCK_ROWS + row + i].wrapping_add(depth.start));
-                let filter = &filter[(self.taps[t] * channels + depth.start) * width..][..depth.len() * width];
+                let filter =
+                    &filter[(panels.tap(self.taps[t]) * channels + depth.start) * width..][..depth.len() * width];
                 // SAFETY: each source has `channels` floats from its start, and `depth` lies within them; the filter
                 // slice holds `depth.len()` rows of `width` floats.
                 unsafe { multiply(s, &sources, filter.as_ptr(), depth.len(), &mut acc) };
@@ -226,6 +221,60 @@ impl Block<'_> {
                     }
                     // SAFETY: `columns` floats are left in the row.
                     unsafe { std::ptr::copy_nonoverlapping(edge.as_ptr(), y, columns) };
+                }
+            }
+        }
+    }
+}
+
+/// Rows whose dot products run side by side, to hide the latency of the additions.
+const DOT_ROWS: usize = 4;
+
+impl Block<'_> {
+    /// A few outputs: each is a dot product along the channels, summed over the taps.
+    #[inline(always)]
+    fn dots<S: Simd>(&self, s: S) {
+        let (panels, channels) = (self.gather.panels, self.gather.channels);
+        let whole = channels - channels % S::LANES;
+        let mut lanes = [0.0f32; 64];
+        for output in 0..panels.outputs {
+            let filter = panels.panel(output);
+            for row in (0..self.count).step_by(DOT_ROWS) {
+                let mut acc = [s.splat(0.0); DOT_ROWS];
+                let mut tails = [0.0f32; DOT_ROWS];
+                for (t, &tap) in self.taps.iter().enumerate() {
+                    let sources: [*const f32; DOT_ROWS] =
+                        std::array::from_fn(|i| self.sources[t * BLOCK_ROWS + row + i]);
+                    let filter = &filter[panels.tap(tap) * channels..][..channels];
+                    for c in (0..whole).step_by(S::LANES) {
+                        // SAFETY: the filter and each source have `channels` floats, and `c + LANES` is at most that.
+                        unsafe {
+                            let w = s.load(filter.as_ptr().add(c));
+                            for i in 0..DOT_ROWS {
+                                acc[i] = s.fma(s.load(sources[i].add(c)), w, acc[i]);
+                            }
+                        }
+                    }
+                    for c in whole..channels {
+                        for i in 0..DOT_ROWS {
+                            // SAFETY: each source has `channels` floats.
+                            tails[i] = s.fma1(unsafe { *sources[i].add(c) }, filter[c], tails[i]);
+                        }
+                    }
+                }
+                for i in 0..DOT_ROWS.min(self.count - row) {
+                    // SAFETY: `lanes` is longer than any vector.
+                    unsafe { s.store(lanes.as_mut_ptr(), acc[i]) };
+                    let sum = lanes[..S::LANES].iter().sum::<f32>() + tails[i];
+                    // SAFETY: `places` was checked to leave room for all outputs of a row; rows are disjoint.
+                    unsafe {
+                        let y = self.y.add(self.places[row + i] + output);
+                        *y = sum
+                            + match self.gather.start {
+                                Start::Bias(bias) => bias.map_or(0.0, |bias| bias[output]),
+                                Start::Accumulate => *y,
+                            };
+                    }
                 }
             }
         }

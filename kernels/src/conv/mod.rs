@@ -21,7 +21,7 @@ mod weight;
 pub use pack::Filter;
 pub use weight::{backward_weight, backward_weight_with};
 
-use gather::{Gather, Start};
+use gather::{Gather, Start, Tap};
 
 /// Sizes of a convolution. Activations are `[n, h, w, c_in]` and `[n, out_h, out_w, c_out]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,10 @@ impl ConvDims {
         self.kernel * self.kernel
     }
 
+    fn each_tap(&self) -> Vec<Tap> {
+        (0..self.kernel).flat_map(|u| (0..self.kernel).map(move |v| (u, v))).collect()
+    }
+
     fn check(&self, operation: &str, x: usize, y: usize) {
         assert!(matches!(self.kernel, 1 | 3), "{operation}: the filter's side should be 1 or 3, found {}", self.kernel);
         assert!(matches!(self.stride, 1 | 2), "{operation}: the stride should be 1 or 2, found {}", self.stride);
@@ -121,13 +125,15 @@ pub fn forward(d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y
         assert_eq!(bias.len(), d.c_out, "conv::forward: floats of the bias for {d:?}");
     }
     let (out_h, out_w) = (d.out_h(), d.out_w());
-    let taps: Vec<usize> = (0..d.taps()).collect();
     let gather = Gather { x, channels: d.c_in, panels: filter.forward(), start: Start::Bias(bias) };
-    gather.rows(y, d.out_pixels(), &taps, |pixel, tap| {
-        let (n, i, j) = (pixel / (out_h * out_w), pixel / out_w % out_h, pixel % out_w);
-        let (u, v) = (tap / d.kernel, tap % d.kernel);
-        source(n, d.stride * i + u, d.stride * j + v, d.pad_before, d.h, d.w)
-    });
+    gather.rows(
+        y,
+        d.out_pixels(),
+        &d.each_tap(),
+        |row| split(row, out_h, out_w),
+        |(n, i, j)| (n * out_h + i) * out_w + j,
+        |(n, i, j), (u, v)| source(n, d.stride * i + u, d.stride * j + v, d.pad_before, d.h, d.w),
+    );
 }
 
 /// The gradient of the input, added to `dx`.
@@ -139,57 +145,42 @@ pub fn backward_input(d: &ConvDims, filter: &Filter, dy: &[f32], dx: &mut [f32])
     filter.check("conv::backward_input", d);
     let (out_h, out_w) = (d.out_h(), d.out_w());
     let gather = Gather { x: dy, channels: d.c_out, panels: filter.backward(), start: Start::Accumulate };
-    if d.stride == 1 {
-        let taps: Vec<usize> = (0..d.taps()).collect();
-        gather.rows(dx, d.n * d.h * d.w, &taps, |pixel, tap| {
-            let (n, k, l) = (pixel / (d.h * d.w), pixel / d.w % d.h, pixel % d.w);
-            let (u, v) = (tap / d.kernel, tap % d.kernel);
-            // i = k + p - u, written without negative numbers.
-            below(n, (k + d.pad_before).checked_sub(u)?, (l + d.pad_before).checked_sub(v)?, out_h, out_w)
-        });
-        return;
-    }
-    // With stride 2 an input pixel meets only the taps of its own parity: each of the four classes is a convolution.
-    for (row_parity, col_parity) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-        let taps: Vec<usize> = (0..d.taps())
-            .filter(|tap| {
-                let (u, v) = (tap / d.kernel, tap % d.kernel);
-                (row_parity + d.pad_before + u).is_multiple_of(2) && (col_parity + d.pad_before + v).is_multiple_of(2)
-            })
-            .collect();
-        let (rows, cols) = ((d.h + 1 - row_parity) / 2, (d.w + 1 - col_parity) / 2);
-        if taps.is_empty() || rows * cols == 0 {
+    // An input pixel meets only the taps of its own phase: with stride 2, each of the four classes is a convolution.
+    for (row_phase, col_phase) in (0..d.stride).flat_map(|a| (0..d.stride).map(move |b| (a, b))) {
+        let meets = |phase: usize, tap: usize| (phase + d.pad_before + 2 * d.stride - tap).is_multiple_of(d.stride);
+        let taps: Vec<Tap> =
+            d.each_tap().into_iter().filter(|&(u, v)| meets(row_phase, u) && meets(col_phase, v)).collect();
+        let rows = d.h.saturating_sub(row_phase).div_ceil(d.stride);
+        let cols = d.w.saturating_sub(col_phase).div_ceil(d.stride);
+        if taps.is_empty() {
             continue;
         }
-        let place = |index: usize| {
-            let (n, k, l) = (index / (rows * cols), index / cols % rows, index % cols);
-            (n, 2 * k + row_parity, 2 * l + col_parity)
-        };
-        gather.scattered_rows(
+        gather.rows(
             dx,
             d.n * rows * cols,
             &taps,
-            |index| {
-                let (n, k, l) = place(index);
-                (n * d.h + k) * d.w + l
+            |row| {
+                let (n, k, l) = split(row, rows, cols);
+                (n, d.stride * k + row_phase, d.stride * l + col_phase)
             },
-            |index, tap| {
-                let (n, k, l) = place(index);
-                let (u, v) = (tap / d.kernel, tap % d.kernel);
-                below(n, (k + d.pad_before).checked_sub(u)? / 2, (l + d.pad_before).checked_sub(v)? / 2, out_h, out_w)
+            |(n, k, l)| (n * d.h + k) * d.w + l,
+            |(n, k, l), (u, v)| {
+                let (i, j) = ((k + d.pad_before).checked_sub(u)?, (l + d.pad_before).checked_sub(v)?);
+                source(n, i / d.stride, j / d.stride, 0, out_h, out_w)
             },
         );
     }
 }
 
+/// Row `index` of `[n, h, w]` as picture, row and column.
+#[inline(always)]
+fn split(index: usize, h: usize, w: usize) -> (usize, usize, usize) {
+    (index / w / h, index / w % h, index % w)
+}
+
 /// The pixel at row `i - pad`, column `j - pad` of picture `n`, unless it lies outside.
 #[inline(always)]
 fn source(n: usize, i: usize, j: usize, pad: usize, h: usize, w: usize) -> Option<usize> {
-    below(n, i.checked_sub(pad)?, j.checked_sub(pad)?, h, w)
-}
-
-/// The pixel at row `i`, column `j` of picture `n`, unless it lies outside.
-#[inline(always)]
-fn below(n: usize, i: usize, j: usize, h: usize, w: usize) -> Option<usize> {
+    let (i, j) = (i.checked_sub(pad)?, j.checked_sub(pad)?);
     (i < h && j < w).then(|| (n * h + i) * w + j)
 }

@@ -3,9 +3,12 @@
 use rayon::prelude::*;
 
 use super::ConvDims;
+use super::gather::Tap;
 use crate::simd::Isa;
 
 /// One operand of the product, `[panel][tap][channel][width]`, zeros where the last panel is wider than the output.
+///
+/// For a few outputs the width is 1 and `vectors` is 0: the product then runs along the channels, see [`is_narrow`].
 #[derive(Clone, Debug)]
 pub(super) struct Panels {
     pub(super) isa: Isa,
@@ -22,7 +25,7 @@ pub(super) struct Panels {
 impl Panels {
     pub(super) fn new(isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
         let vectors = panel_vectors(isa, outputs);
-        let width = vectors * lanes(isa);
+        let width = (vectors * lanes(isa)).max(1);
         let values = vec![0.0; outputs.div_ceil(width) * width * taps * channels];
         Self { isa, vectors, width, taps, channels, outputs, values }
     }
@@ -48,6 +51,12 @@ impl Panels {
         });
     }
 
+    /// The index of a filter tap.
+    #[inline(always)]
+    pub(super) fn tap(&self, (u, v): Tap) -> usize {
+        if self.taps == 1 { 0 } else { 3 * u + v }
+    }
+
     /// Panel `index`.
     pub(super) fn panel(&self, index: usize) -> &[f32] {
         let len = self.width * self.taps * self.channels;
@@ -55,8 +64,16 @@ impl Panels {
     }
 }
 
+/// Whether so few outputs are made that vectors of channels waste less than vectors of outputs.
+pub(super) fn is_narrow(outputs: usize) -> bool {
+    outputs <= 4
+}
+
 /// Vectors in a panel's row: wide panels need fewer loads per multiplication, narrow ones waste less on few outputs.
 pub(super) fn panel_vectors(isa: Isa, outputs: usize) -> usize {
+    if is_narrow(outputs) {
+        return 0;
+    }
     let vectors = outputs.div_ceil(lanes(isa)).max(1);
     match isa {
         Isa::Avx512 if vectors >= 4 && (vectors.is_multiple_of(4) || vectors > 8) => 4,

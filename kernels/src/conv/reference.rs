@@ -29,8 +29,7 @@ fn each_product(d: &ConvDims, mut f: impl FnMut(usize, usize, usize)) {
 }
 
 pub(super) fn forward(d: &ConvDims, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f64> {
-    let mut y: Vec<f64> =
-        (0..d.out_len()).map(|i| bias.map_or(0.0, |b| f64::from(b[i % d.c_out]))).collect();
+    let mut y: Vec<f64> = (0..d.out_len()).map(|i| bias.map_or(0.0, |b| f64::from(b[i % d.c_out]))).collect();
     each_product(d, |at_x, at_w, at_y| y[at_y] += f64::from(x[at_x]) * f64::from(w[at_w]));
     y
 }

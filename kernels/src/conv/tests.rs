@@ -19,9 +19,21 @@ fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
 fn shapes() -> Vec<ConvDims> {
     let mut all = Vec::new();
     // Channels below, at and above one, two and four vectors of every instruction set, and primes.
-    for (c_in, c_out) in
-        [(1, 1), (1, 64), (3, 16), (5, 7), (8, 32), (17, 33), (32, 64), (64, 1), (66, 80), (13, 130), (200, 24)]
-    {
+    for (c_in, c_out) in [
+        (1, 1),
+        (1, 64),
+        (3, 16),
+        (5, 7),
+        (8, 32),
+        (17, 33),
+        (32, 64),
+        (64, 1),
+        (70, 3),
+        (128, 4),
+        (66, 80),
+        (13, 130),
+        (200, 24),
+    ] {
         for kernel in [1, 3] {
             all.push(ConvDims::same(2, 5, 7, c_in, c_out, kernel));
         }

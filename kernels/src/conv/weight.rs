@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::pack::{lanes, panel_vectors};
-use super::{ConvDims, source};
+use super::gather::Tap;
+use super::pack::{is_narrow, lanes, panel_vectors};
+use super::{ConvDims, source, split};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// Output pixels whose gradients stay in the first-level cache while every tap and channel meets them.
@@ -27,14 +28,7 @@ pub fn backward_weight(d: &ConvDims, x: &[f32], dy: &[f32], dw: &mut [f32], db: 
 ///
 /// # Panics
 /// As [`backward_weight`], and if the processor does not have the instruction set.
-pub fn backward_weight_with(
-    isa: Isa,
-    d: &ConvDims,
-    x: &[f32],
-    dy: &[f32],
-    dw: &mut [f32],
-    db: Option<&mut [f32]>,
-) {
+pub fn backward_weight_with(isa: Isa, d: &ConvDims, x: &[f32], dy: &[f32], dw: &mut [f32], db: Option<&mut [f32]>) {
     d.check("conv::backward_weight", x.len(), dy.len());
     assert_eq!(dw.len(), d.weight_len(), "conv::backward_weight: floats of the filter's gradient for {d:?}");
     if let Some(db) = db {
@@ -44,6 +38,9 @@ pub fn backward_weight_with(
     let pixels = d.out_pixels();
     if pixels == 0 || dw.is_empty() {
         return;
+    }
+    if is_narrow(d.c_out) {
+        return backward_narrow(isa, d, x, dy, dw);
     }
     // Many pixels: groups of them, each with a partial sum. Few pixels but many weights: the weights are divided too.
     let groups = (pixels / GROUP_PIXELS).clamp(1, TASKS);
@@ -85,26 +82,29 @@ struct Scratch {
     gradients: Vec<f32>,
     /// For each tap, which input pixel (as an offset into `x`) meets which row of `gradients`.
     pairs: Vec<Vec<(usize, usize)>>,
+    taps: Vec<Tap>,
 }
 
 impl Scratch {
     fn new(d: &ConvDims, width: usize) -> Self {
-        Self { width, gradients: vec![0.0; BLOCK_PIXELS * width], pairs: vec![Vec::new(); d.taps()] }
+        Self {
+            width,
+            gradients: vec![0.0; BLOCK_PIXELS * width],
+            pairs: vec![Vec::new(); d.taps()],
+            taps: d.each_tap(),
+        }
     }
 
     fn gather(&mut self, d: &ConvDims, first: usize, lines: std::ops::Range<usize>) {
         let (out_h, out_w) = (d.out_h(), d.out_w());
         let last = (first + BLOCK_PIXELS).min(d.out_pixels());
-        for (tap, pairs) in self.pairs.iter_mut().enumerate() {
-            pairs.clear();
-            if (tap + 1) * d.c_in <= lines.start || tap * d.c_in >= lines.end {
-                continue;
-            }
-            let (u, v) = (tap / d.kernel, tap % d.kernel);
-            for pixel in first..last {
-                let (n, i, j) = (pixel / (out_h * out_w), pixel / out_w % out_h, pixel % out_w);
+        let wanted = lines.start / d.c_in..lines.end.div_ceil(d.c_in);
+        self.pairs.iter_mut().for_each(Vec::clear);
+        for pixel in first..last {
+            let (n, i, j) = split(pixel, out_h, out_w);
+            for (tap, &(u, v)) in self.taps.iter().enumerate().take(wanted.end).skip(wanted.start) {
                 if let Some(at) = source(n, d.stride * i + u, d.stride * j + v, d.pad_before, d.h, d.w) {
-                    pairs.push((at * d.c_in, (pixel - first) * self.width));
+                    self.pairs[tap].push((at * d.c_in, (pixel - first) * self.width));
                 }
             }
         }
@@ -202,6 +202,101 @@ impl Panel<'_> {
             }
         }
         MR
+    }
+}
+
+/// A few outputs: vectors run along the channels of `x`, and the gradients of the outputs are broadcast.
+fn backward_narrow(isa: Isa, d: &ConvDims, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    let (pixels, taps) = (d.out_pixels(), d.taps());
+    let groups = (pixels / GROUP_PIXELS).clamp(1, TASKS);
+    let blocks = pixels.div_ceil(BLOCK_PIXELS);
+    // `[group][tap][output][channel]`
+    let mut partial = vec![0.0f32; groups * dw.len()];
+    partial.par_chunks_mut(dw.len()).enumerate().for_each(|(group, sums)| {
+        let mut scratch = Scratch::new(d, d.c_out);
+        for block in group * blocks / groups..(group + 1) * blocks / groups {
+            scratch.gather(d, block * BLOCK_PIXELS, 0..taps * d.c_in);
+            scratch.load_gradients(d, dy, block * BLOCK_PIXELS, 0);
+            dispatch_to(isa, Narrow { d, x, scratch: &scratch, sums: &mut *sums });
+        }
+    });
+    dw.par_chunks_mut(d.c_in * taps).enumerate().for_each(|(o, dw)| {
+        for sums in partial.chunks_exact(taps * d.c_out * d.c_in) {
+            for tap in 0..taps {
+                let row = &sums[(tap * d.c_out + o) * d.c_in..][..d.c_in];
+                for (c, value) in row.iter().enumerate() {
+                    dw[c * taps + tap] += value;
+                }
+            }
+        }
+    });
+}
+
+/// All taps and channels against a block of gradients of a few outputs.
+struct Narrow<'a> {
+    d: &'a ConvDims,
+    x: &'a [f32],
+    scratch: &'a Scratch,
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for Narrow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        const NV: usize = 4;
+        let (c_in, c_out) = (self.d.c_in, self.d.c_out);
+        for (line, sums) in self.sums.chunks_exact_mut(c_in).enumerate() {
+            let (tap, o) = (line / c_out, line % c_out);
+            let pairs = &self.scratch.pairs[tap];
+            let gradients = &self.scratch.gradients;
+            let mut c = 0;
+            while c + NV * S::LANES <= c_in {
+                add_channels::<S, NV>(s, self.x, gradients, pairs, o, c, sums);
+                c += NV * S::LANES;
+            }
+            while c + S::LANES <= c_in {
+                add_channels::<S, 1>(s, self.x, gradients, pairs, o, c, sums);
+                c += S::LANES;
+            }
+            for c in c..c_in {
+                let mut sum = 0.0;
+                for &(from, row) in pairs {
+                    sum = s.fma1(self.x[from + c], gradients[row + o], sum);
+                }
+                sums[c] += sum;
+            }
+        }
+    }
+}
+
+/// `sums[c..] += sum_pixels dy[pixel, o] x[pixel, c..]`, for `NV` vectors of channels.
+#[inline(always)]
+fn add_channels<S: Simd, const NV: usize>(
+    s: S,
+    x: &[f32],
+    gradients: &[f32],
+    pairs: &[(usize, usize)],
+    o: usize,
+    c: usize,
+    sums: &mut [f32],
+) {
+    let sums = &mut sums[c..c + NV * S::LANES];
+    let mut acc = [s.splat(0.0); NV];
+    for &(from, row) in pairs {
+        let g = s.splat(gradients[row + o]);
+        for (v, sum) in acc.iter_mut().enumerate() {
+            // SAFETY: `from` is the start of an input pixel, and the channels from `c` on hold `NV` more vectors.
+            *sum = s.fma(unsafe { s.load(x.as_ptr().add(from + c + v * S::LANES)) }, g, *sum);
+        }
+    }
+    for (v, sum) in acc.iter().enumerate() {
+        // SAFETY: `sums` holds `NV` vectors.
+        unsafe {
+            let at = sums.as_mut_ptr().add(v * S::LANES);
+            s.store(at, s.add(s.load(at), *sum));
+        }
     }
 }
 

@@ -73,10 +73,6 @@ impl Isa {
 pub(crate) trait Simd: Copy + Send + Sync {
     /// Lanes of a vector.
     const LANES: usize;
-    /// Rows of the register tile of a matrix product.
-    const TILE_ROWS: usize;
-    /// Vectors in a row of the register tile; the tile is `TILE_ROWS` by `TILE_VECTORS * LANES`.
-    const TILE_VECTORS: usize;
     /// A vector.
     type V: Copy;
 

@@ -19,8 +19,6 @@ pub(super) struct Neon(());
 
 impl Simd for Neon {
     const LANES: usize = 4;
-    const TILE_ROWS: usize = 8;
-    const TILE_VECTORS: usize = 2;
     type V = float32x4_t;
 
     #[inline(always)]

@@ -14,8 +14,6 @@ fn map(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
 
 impl Simd for Portable {
     const LANES: usize = 8;
-    const TILE_ROWS: usize = 4;
-    const TILE_VECTORS: usize = 1;
     type V = V;
 
     #[inline(always)]

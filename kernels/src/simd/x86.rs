@@ -32,8 +32,6 @@ pub(super) struct Avx512(());
 
 impl Simd for Avx2 {
     const LANES: usize = 8;
-    const TILE_ROWS: usize = 6;
-    const TILE_VECTORS: usize = 2;
     type V = __m256;
 
     #[inline(always)]
@@ -119,8 +117,6 @@ impl Simd for Avx2 {
 
 impl Simd for Avx512 {
     const LANES: usize = 16;
-    const TILE_ROWS: usize = 12;
-    const TILE_VECTORS: usize = 2;
     type V = __m512;
 
     #[inline(always)]
