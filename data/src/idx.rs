@@ -221,7 +221,7 @@ fn elements(mut stream: impl Read, size: Size, name: &str, kind: Kind) -> Result
         Size::Exactly(found) if found < expected => return Err(truncated(found)),
         Size::Exactly(found) if found > expected => return Err(trailing(found.to_string())),
         Size::AtMost(most) if most < expected => {
-            return Err(absurd(format!("a gzip file of this size holds at most {most} bytes")));
+            return Err(absurd(format!("a gzip file of this size holds at most {most} bytes, so it may be cut short")));
         }
         _ => {}
     }
