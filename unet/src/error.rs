@@ -1,0 +1,43 @@
+use thiserror::Error;
+
+/// What can go wrong when a network is built from a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum UnetError {
+    /// A key of the configuration has a value (or a type) that is not supported, or is missing.
+    #[error("reading the configuration of {class}: key `{key}` should be {expected}, found {found}")]
+    Value {
+        /// The `_class_name` of the network.
+        class: &'static str,
+        /// The key of `config.json`.
+        key: String,
+        /// What is supported.
+        expected: String,
+        /// What the file says.
+        found: String,
+    },
+    /// A key that the network does not know: to ignore it could change what the network computes.
+    #[error("reading the configuration of {class}: unknown key `{key}`; remove it, or use one of: {known}")]
+    UnknownKey {
+        /// The `_class_name` of the network.
+        class: &'static str,
+        /// The key of `config.json`.
+        key: String,
+        /// The known keys.
+        known: String,
+    },
+    /// The values are fine one by one, but not together.
+    #[error("building {class}: {message}")]
+    Inconsistent {
+        /// The `_class_name` of the network.
+        class: &'static str,
+        /// What does not fit, and what to do about it.
+        message: String,
+    },
+    /// A `_class_name` that is not one of the networks here.
+    #[error("building a network: `_class_name` should be \"UNet2DModel\" or \"UNetCond\", found {found}")]
+    Class {
+        /// What the configuration says.
+        found: String,
+    },
+}

@@ -1,0 +1,139 @@
+//! Self-attention over the pixels of an image.
+//!
+//! ```text
+//! a = GN(x);  q, k, v = Wq a + bq, Wk a + bk, Wv a + bv
+//! y = (Wo softmax(q k^T / sqrt(head width)) v + bo + x) / output_scale       Vaswani et al. 2017, eq. 1, per head
+//! ```
+
+use std::sync::Arc;
+
+use tweedie_kernels::act::Act;
+use tweedie_kernels::attention::{self, AttentionDims};
+
+use super::conv::{Linear, Place};
+use super::norm::GroupNorm;
+use crate::summary::Summary;
+use crate::tensor::{Tape, Tensor};
+use crate::weights::{Builder, Pass};
+
+/// An attention block with its residual connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Attention {
+    name: String,
+    c: usize,
+    heads: usize,
+    output_scale: f32,
+    group_norm: Option<GroupNorm>,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+}
+
+impl Attention {
+    /// `groups` is `None` where the block has no normalisation of its own.
+    pub fn new(
+        b: &mut Builder,
+        name: &str,
+        c: usize,
+        heads: usize,
+        groups: Option<usize>,
+        eps: f32,
+        output_scale: f32,
+    ) -> Self {
+        let key = |part: &str| format!("{name}.{part}");
+        Self {
+            name: name.to_owned(),
+            c,
+            heads,
+            output_scale,
+            group_norm: groups.map(|groups| GroupNorm::new(b, &key("group_norm"), c, groups, eps, Act::None)),
+            to_q: Linear::new(b, &key("to_q"), c, c, Place::Inner),
+            to_k: Linear::new(b, &key("to_k"), c, c, Place::Inner),
+            to_v: Linear::new(b, &key("to_v"), c, c, Place::Inner),
+            to_out: Linear::new(b, &key("to_out.0"), c, c, Place::EndsResidual),
+        }
+    }
+
+    fn dims(&self, x: &Tensor) -> AttentionDims {
+        let (len, heads) = (x.hw(), self.heads);
+        AttentionDims { n: x.n, q_len: len, kv_len: len, heads, head_dim: self.c / heads }
+    }
+
+    pub fn forward(&self, p: &Pass<'_>, x: Arc<Tensor>, tape: &mut Tape) -> Tensor {
+        let a = match &self.group_norm {
+            Some(norm) => {
+                let (a, stats) = norm.forward(p, &x, None);
+                tape.push(stats);
+                Arc::new(a)
+            }
+            None => x.clone(),
+        };
+        let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|linear| linear.forward(p, &a));
+        let mut o = p.pool.tensor(x.shape());
+        let mut lse = p.pool.tensor([x.n, 1, self.heads, x.hw()]);
+        attention::forward(&self.dims(&x), &q.data, &k.data, &v.data, &mut o.data, &mut lse.data);
+        let mut y = self.to_out.forward(p, &o);
+        y.add(&x);
+        y.scale(1.0 / self.output_scale);
+        for saved in [q, k, v, o, lse] {
+            tape.push(saved);
+        }
+        tape.push(a);
+        tape.push(x);
+        y
+    }
+
+    pub fn backward(&self, p: &Pass<'_>, tape: &mut Tape, mut dy: Tensor, grads: &mut [f32]) -> Tensor {
+        let (x, a) = (tape.pop(), tape.pop());
+        let [lse, o, v, k, q] = std::array::from_fn(|_| tape.pop());
+        dy.scale(1.0 / self.output_scale);
+        let d_o = self.to_out.backward_new(p, &o, &dy, grads);
+        let [mut dq, mut dk, mut dv] = std::array::from_fn(|_| p.pool.zeros_like(&q));
+        attention::backward(
+            &self.dims(&x),
+            &q.data,
+            &k.data,
+            &v.data,
+            &o.data,
+            &lse.data,
+            &d_o.data,
+            &mut dq.data,
+            &mut dk.data,
+            &mut dv.data,
+        );
+        drop((lse, o, v, k, q, d_o));
+        // Without a normalisation the projections read `x` itself, whose gradient `dy` already carries the residual.
+        match &self.group_norm {
+            None => {
+                self.project_backward(p, &a, [&dq, &dk, &dv], &mut dy, grads);
+            }
+            Some(norm) => {
+                let mut da = p.pool.zeros_like(&a);
+                self.project_backward(p, &a, [&dq, &dk, &dv], &mut da, grads);
+                let stats = tape.pop();
+                norm.backward(p, (&x, &stats), None, &da, &mut dy, None, grads);
+            }
+        }
+        dy
+    }
+
+    fn project_backward(&self, p: &Pass<'_>, a: &Tensor, d: [&Tensor; 3], da: &mut Tensor, grads: &mut [f32]) {
+        for (linear, d) in [&self.to_q, &self.to_k, &self.to_v].into_iter().zip(d) {
+            linear.backward(p, a, d, da, grads);
+        }
+    }
+
+    pub fn describe(&self, s: &mut Summary, size @ [h, w]: [usize; 2]) {
+        if let Some(norm) = &self.group_norm {
+            norm.describe(s, size);
+        }
+        for linear in [&self.to_q, &self.to_k, &self.to_v] {
+            linear.describe(s, size);
+        }
+        // Scores and weighted values: two products of [hw, c] with [c, hw] and [hw, hw] with [hw, c] over all heads.
+        let flops = 4 * (h * w * h * w * self.c) as u64;
+        s.push(&self.name, format!("Attention({} heads)", self.heads), [self.c, h, w], 0, flops);
+        self.to_out.describe(s, size);
+    }
+}

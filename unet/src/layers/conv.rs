@@ -1,0 +1,142 @@
+//! Convolution and linear layers: `y = W * x + b`, `dx += W^T * dy`, `dW += dy * x`, `db += sum dy`.
+
+use std::ops::Range;
+
+use tweedie_denoiser::Role;
+use tweedie_kernels::conv::{self, ConvDims};
+
+use super::pair;
+use crate::init::Fill;
+use crate::summary::Summary;
+use crate::tensor::Tensor;
+use crate::weights::{Builder, Pass};
+
+/// What a residual branch ends with may start at zero, see [`Init::ZeroResidual`](crate::Init::ZeroResidual).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Inner,
+    EndsResidual,
+}
+
+/// A convolution with a bias.
+#[derive(Clone, Debug)]
+pub(crate) struct Conv {
+    name: String,
+    filter: usize,
+    kernel: usize,
+    stride: usize,
+    pad_before: usize,
+    pad_after: usize,
+    pub c_in: usize,
+    pub c_out: usize,
+    weight: Range<usize>,
+    bias: Range<usize>,
+}
+
+impl Conv {
+    /// A convolution of stride 1 that keeps the size of the image.
+    pub fn same(b: &mut Builder, name: &str, c_in: usize, c_out: usize, kernel: usize, place: Place) -> Self {
+        let fill = Fill::fan_in(c_in * kernel * kernel, place == Place::EndsResidual);
+        let weight = b.add(format!("{name}.weight"), &[c_out, c_in, kernel, kernel], Role::Weight, fill);
+        let bias = b.add(format!("{name}.bias"), &[c_out], Role::Weight, fill);
+        let filter = b.filter(kernel, c_in, c_out, weight.clone());
+        let pad = kernel / 2;
+        let name = name.to_owned();
+        Self { name, filter, kernel, stride: 1, pad_before: pad, pad_after: pad, c_in, c_out, weight, bias }
+    }
+
+    /// A 3x3 convolution of stride 2, with `pad_before` zeros above and to the left, one below and to the right.
+    pub fn down(b: &mut Builder, name: &str, c: usize, pad_before: usize) -> Self {
+        Self { stride: 2, pad_before, ..Self::same(b, name, c, c, 3, Place::Inner) }
+    }
+
+    fn dims(&self, n: usize, h: usize, w: usize) -> ConvDims {
+        let Self { kernel, stride, pad_before, pad_after, c_in, c_out, .. } = *self;
+        ConvDims { n, h, w, c_in, c_out, kernel, stride, pad_before, pad_after }
+    }
+
+    pub fn forward(&self, p: &Pass<'_>, x: &Tensor) -> Tensor {
+        let d = self.dims(x.n, x.h, x.w);
+        let mut y = p.pool.tensor([x.n, d.out_h(), d.out_w(), self.c_out]);
+        conv::forward(&d, &x.data, &p.filters[self.filter], Some(&p.values[self.bias.clone()]), &mut y.data);
+        y
+    }
+
+    /// `x` is the input of the forward pass.
+    pub fn backward(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, dx: &mut Tensor, grads: &mut [f32]) {
+        let d = self.dims(x.n, x.h, x.w);
+        let (dw, db) = pair(grads, &self.weight, &self.bias);
+        conv::backward_weight(&d, &x.data, &dy.data, dw, Some(db));
+        conv::backward_input(&d, &p.filters[self.filter], &dy.data, &mut dx.data);
+    }
+
+    /// [`Conv::backward`] into a new `dx`.
+    pub fn backward_new(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, grads: &mut [f32]) -> Tensor {
+        let mut dx = p.pool.zeros_like(x);
+        self.backward(p, x, dy, &mut dx, grads);
+        dx
+    }
+
+    /// Adds this layer to `s` and returns the size of its output.
+    pub fn describe(&self, s: &mut Summary, [h, w]: [usize; 2]) -> [usize; 2] {
+        let d = self.dims(1, h, w);
+        let multiply_adds = self.weight.len() * d.out_h() * d.out_w();
+        let kind = if self.stride == 1 { format!("Conv {0}x{0}", self.kernel) } else { "Conv 3x3 stride 2".into() };
+        let params = self.weight.len() + self.bias.len();
+        s.push(&self.name, kind, [self.c_out, d.out_h(), d.out_w()], params, 2 * multiply_adds as u64);
+        [d.out_h(), d.out_w()]
+    }
+}
+
+/// A linear layer over the channels of every pixel.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    name: String,
+    filter: usize,
+    pub c_in: usize,
+    pub c_out: usize,
+    weight: Range<usize>,
+    bias: Range<usize>,
+}
+
+impl Linear {
+    pub fn new(b: &mut Builder, name: &str, c_in: usize, c_out: usize, place: Place) -> Self {
+        let fill = Fill::fan_in(c_in, place == Place::EndsResidual);
+        let weight = b.add(format!("{name}.weight"), &[c_out, c_in], Role::Weight, fill);
+        let bias = b.add(format!("{name}.bias"), &[c_out], Role::Weight, fill);
+        let filter = b.filter(1, c_in, c_out, weight.clone());
+        Self { name: name.to_owned(), filter, c_in, c_out, weight, bias }
+    }
+
+    fn dims(&self, x: &Tensor) -> ConvDims {
+        ConvDims::linear(x.n * x.hw(), self.c_in, self.c_out)
+    }
+
+    pub fn forward(&self, p: &Pass<'_>, x: &Tensor) -> Tensor {
+        let mut y = p.pool.tensor([x.n, x.h, x.w, self.c_out]);
+        let bias = &p.values[self.bias.clone()];
+        conv::forward(&self.dims(x), &x.data, &p.filters[self.filter], Some(bias), &mut y.data);
+        y
+    }
+
+    /// `x` is the input of the forward pass.
+    pub fn backward(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, dx: &mut Tensor, grads: &mut [f32]) {
+        let d = self.dims(x);
+        let (dw, db) = pair(grads, &self.weight, &self.bias);
+        conv::backward_weight(&d, &x.data, &dy.data, dw, Some(db));
+        conv::backward_input(&d, &p.filters[self.filter], &dy.data, &mut dx.data);
+    }
+
+    /// [`Linear::backward`] into a new `dx`.
+    pub fn backward_new(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, grads: &mut [f32]) -> Tensor {
+        let mut dx = p.pool.zeros_like(x);
+        self.backward(p, x, dy, &mut dx, grads);
+        dx
+    }
+
+    /// Adds this layer, applied to an image of the given size, to `s`.
+    pub fn describe(&self, s: &mut Summary, [h, w]: [usize; 2]) {
+        let params = self.weight.len() + self.bias.len();
+        s.push(&self.name, "Linear", [self.c_out, h, w], params, 2 * (self.weight.len() * h * w) as u64);
+    }
+}

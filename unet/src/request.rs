@@ -1,0 +1,150 @@
+//! A batch that a network is asked to process: checks, division into chunks, and change of layout.
+
+use ndarray::{Array4, ArrayView4, Axis, Slice};
+use tweedie_denoiser::DenoiserError;
+use tweedie_kernels::channels;
+
+use crate::tensor::{Pool, Tensor};
+
+/// Images of one chunk of a prediction at most.
+const CHUNK: usize = 64;
+/// Numbers in one activation at the finest level of a chunk at most (64 MiB), unless a single image has more.
+const CHUNK_VALUES: usize = 1 << 24;
+
+/// One batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request<'a> {
+    pub operation: &'static str,
+    pub x: ArrayView4<'a, f32>,
+    pub times: &'a [f64],
+    pub labels: &'a [Option<usize>],
+}
+
+impl<'a> Request<'a> {
+    fn shape(&self, what: &'static str, expected: String, found: String, remedy: &'static str) -> DenoiserError {
+        DenoiserError::Shape { operation: self.operation, what, expected, found, remedy }
+    }
+
+    /// Whether the parts describe the same batch of images of `channels` channels, with sides that are multiples of
+    /// `multiple`.
+    pub fn check(&self, channels: usize, multiple: usize) -> Result<(), DenoiserError> {
+        let (n, c, h, w) = self.x.dim();
+        if c != channels {
+            let remedy = "give images with the channels that the network was built for (`in_channels`)";
+            return Err(self.shape("the channels of x", channels.to_string(), c.to_string(), remedy));
+        }
+        if h == 0 || w == 0 || h % multiple != 0 || w % multiple != 0 {
+            let (expected, found) = (format!("multiples of {multiple}"), format!("{h}x{w}"));
+            let remedy = "every level halves the image, and its way up doubles it again: pad or resize the images";
+            return Err(self.shape("the height and width of x", expected, found, remedy));
+        }
+        for (what, len) in [("the timesteps", self.times.len()), ("the condition", self.labels.len())] {
+            if len != n {
+                let expected = format!("{n}, one per image");
+                return Err(self.shape(what, expected, len.to_string(), "give one entry for every image of x"));
+            }
+        }
+        match self.times.iter().find(|t| !t.is_finite()) {
+            Some(t) => Err(self.shape("a timestep", "finite".into(), t.to_string(), "check the timestep mapping")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether every label is one of `classes`, and none is missing where there is no null condition.
+    pub fn check_labels(&self, classes: usize, null: bool) -> Result<(), DenoiserError> {
+        let refuse = |message| Err(DenoiserError::Condition { operation: self.operation, message });
+        for (i, label) in self.labels.iter().enumerate() {
+            match *label {
+                Some(label) if classes == 0 => {
+                    return refuse(format!(
+                        "sample {i} has label {label}, but the network is unconditional; remove the labels"
+                    ));
+                }
+                Some(label) if label >= classes => {
+                    return refuse(format!(
+                        "sample {i} has label {label}, but the network knows labels 0 to {}; choose one of these, or \
+                         no label",
+                        classes - 1
+                    ));
+                }
+                None if !null => {
+                    return refuse(format!(
+                        "sample {i} has no label, but the network has no null condition (its config has no key \
+                         `_tweedie_null_class`); give a label from 0 to {}",
+                        classes - 1
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a training pass has an image at all, and `grads` the length of the parameters.
+    pub fn check_grads(&self, grads: &[f32], expected: usize) -> Result<(), DenoiserError> {
+        if grads.len() != expected {
+            let remedy = "make it as long as the values of the parameters";
+            return Err(self.shape("the gradient vector", expected.to_string(), grads.len().to_string(), remedy));
+        }
+        if self.times.is_empty() {
+            return Err(self.shape("the batch", "at least one image".into(), "none".into(), "give at least one image"));
+        }
+        Ok(())
+    }
+
+    /// Applies `forward` to chunks of the batch, of which no image depends on another.
+    ///
+    /// `width` is the number of channels at the finest level, which decides how much memory an image takes.
+    pub fn in_chunks(&self, out_channels: usize, width: usize, forward: impl Fn(Request<'a>) -> Tensor) -> Array4<f32> {
+        let (n, _, h, w) = self.x.dim();
+        let chunk = (CHUNK_VALUES / (h * w * width)).clamp(1, CHUNK);
+        let mut out = vec![0.0; n * out_channels * h * w];
+        for start in (0..n).step_by(chunk) {
+            let range = start..(start + chunk).min(n);
+            let part = Request {
+                x: self.x.slice_axis_move(Axis(0), Slice::from(range.clone())),
+                times: &self.times[range.clone()],
+                labels: &self.labels[range.clone()],
+                ..*self
+            };
+            let y = forward(part);
+            let values = out_channels * h * w;
+            let out = &mut out[range.start * values..range.end * values];
+            channels::nhwc_to_nchw(range.len(), out_channels, h * w, &y.data, out);
+        }
+        Array4::from_shape_vec((n, out_channels, h, w), out).expect("the vector was made for this shape")
+    }
+
+    /// The gradient that `loss` returns for the output `y`.
+    pub fn cotangent(
+        &self,
+        pool: &Pool,
+        y: Tensor,
+        loss: &mut dyn FnMut(ArrayView4<'_, f32>) -> Array4<f32>,
+    ) -> Result<Tensor, DenoiserError> {
+        let output = to_array(&y);
+        let dy = loss(output.view());
+        if dy.dim() != output.dim() {
+            let (expected, found) = (format!("{:?}", output.dim()), format!("{:?}", dy.dim()));
+            let remedy = "return one number for every number of the output";
+            return Err(self.shape("the gradient of the loss", expected, found, remedy));
+        }
+        Ok(from_array(pool, dy.view()))
+    }
+}
+
+/// NCHW to channels last.
+pub(crate) fn from_array(pool: &Pool, x: ArrayView4<'_, f32>) -> Tensor {
+    let (n, c, h, w) = x.dim();
+    let mut y = pool.tensor([n, h, w, c]);
+    let x = x.as_standard_layout();
+    channels::nchw_to_nhwc(n, c, h * w, x.as_slice().expect("standard layout is contiguous"), &mut y.data);
+    y
+}
+
+/// Channels last to NCHW.
+pub(crate) fn to_array(x: &Tensor) -> Array4<f32> {
+    let mut y = vec![0.0; x.data.len()];
+    channels::nhwc_to_nchw(x.n, x.c, x.hw(), &x.data, &mut y);
+    Array4::from_shape_vec((x.n, x.c, x.h, x.w), y).expect("the vector was made for this shape")
+}

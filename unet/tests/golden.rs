@@ -1,0 +1,237 @@
+//! Outputs, parameter gradients and input gradients of both networks against PyTorch and diffusers.
+//!
+//! The files hold f64 results of f32 parameters and inputs, so a difference is the error of this implementation alone.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use common::{config, flat, golden, relative_error};
+use ndarray::Array4;
+use tweedie_denoiser::{Condition, Network, NetworkGrad, Role};
+use tweedie_unet::{BookConfig, Model};
+
+type Tensors = BTreeMap<String, common::Tensor>;
+
+/// The largest relative L2 error of any tensor.
+const TOLERANCE: f64 = 1e-4;
+
+struct Batch {
+    x: Array4<f32>,
+    times: Vec<f64>,
+    condition: Condition,
+    cotangent: Array4<f32>,
+}
+
+fn batch(tensors: &Tensors) -> Batch {
+    let times: Vec<f64> = tensors["timesteps"].values.iter().map(|&t| f64::from(t)).collect();
+    let condition = match tensors.get("class_labels") {
+        None => Condition::none(times.len()),
+        Some(labels) => Condition::labels(labels.values.iter().map(|&y| (y >= 0.0).then_some(y as usize)).collect()),
+    };
+    Batch { x: tensors["input"].images(), times, condition, cotangent: tensors["cotangent"].images() }
+}
+
+/// Errors of all compared tensors of one file.
+#[derive(Default)]
+struct Report(Vec<(f64, String)>);
+
+impl Report {
+    fn compare(&mut self, name: &str, found: &[f32], expected: &[f32]) {
+        self.0.push((relative_error(found, expected), name.to_owned()));
+    }
+
+    /// For a gradient that is zero but for rounding: its size relative to a gradient that goes the same way.
+    fn compare_vanishing(&mut self, name: &str, found: &[f32], scale: &[f32]) {
+        self.0.push((flat::norm(found) / flat::norm(scale), name.to_owned()));
+    }
+
+    fn check(mut self, file: &str, least: usize) {
+        assert!(self.0.len() >= least, "{file}: only {} tensors compared", self.0.len());
+        self.0.sort_by(|a, b| b.0.total_cmp(&a.0));
+        println!("{file}: {} tensors, worst {:.2e} ({})", self.0.len(), self.0[0].0, self.0[0].1);
+        let mut failures = String::new();
+        for (error, name) in self.0.iter().filter(|(error, _)| error.is_nan() || *error >= TOLERANCE) {
+            writeln!(failures, "  {name}: relative error {error:.2e}").unwrap();
+        }
+        assert!(failures.is_empty(), "{file}: beyond {TOLERANCE:.0e}\n{failures}");
+    }
+}
+
+/// Copies `param/<key>` for every key, and checks that the keys and shapes are exactly those of the network.
+fn load(model: &mut Model, tensors: &Tensors) {
+    let mut found: BTreeMap<_, _> = tensors
+        .iter()
+        .filter_map(|(name, t)| Some((name.strip_prefix("param/")?.to_owned(), t.shape.clone())))
+        .collect();
+    for param in model.expected().to_vec() {
+        let shape = found.remove(&param.name);
+        assert_eq!(shape.as_ref(), Some(&param.shape), "shape of {}", param.name);
+        let values = &tensors[&format!("param/{}", param.name)].values;
+        model.params_mut().get_mut(&param.name).unwrap().copy_from_slice(values);
+    }
+    assert!(found.is_empty(), "keys that the network does not have: {found:?}");
+}
+
+/// The gradient next to one that vanishes, which tells how large its rounding may be.
+fn neighbour(key: &str) -> Option<String> {
+    // A shift of all keys does not change a softmax, and a batch normalisation takes away a bias before it.
+    if let Some(attention) = key.strip_suffix("to_k.bias") {
+        return Some(format!("{attention}to_q.bias"));
+    }
+    let before_norm = key.ends_with(".convs.0.bias") || key.ends_with(".convs.3.bias");
+    before_norm.then(|| key.replace(".bias", ".weight"))
+}
+
+fn residual(file: &str) {
+    let tensors = golden(file);
+    let mut model = Model::from_config(&config(file)).unwrap();
+    load(&mut model, &tensors);
+    let b = batch(&tensors);
+    let mut report = Report::default();
+    let output = model.predict(b.x.view(), &b.times, &b.condition).unwrap();
+    report.compare("predict", flat(&output), &tensors["output"].values);
+    let mut grads = vec![0.0; model.params().len()];
+    let input_grad = model
+        .forward_backward(
+            b.x.view(),
+            &b.times,
+            &b.condition,
+            &mut |y| {
+                report.compare("output", flat(&y.to_owned()), &tensors["output"].values);
+                b.cotangent.clone()
+            },
+            &mut grads,
+        )
+        .unwrap();
+    report.compare("input_grad", flat(&input_grad), &tensors["input_grad"].values);
+    compare_gradients(&mut report, &model, &tensors, &grads);
+    report.check(file, 3 + model.expected().len());
+}
+
+fn compare_gradients(report: &mut Report, model: &Model, tensors: &Tensors, grads: &[f32]) {
+    for param in model.expected().iter().filter(|p| p.role == Role::Weight) {
+        let found = &grads[param.range.clone()];
+        let expected = |key: &str| {
+            let whole = tensors.get(&format!("grad/{key}"));
+            &whole.unwrap_or_else(|| &tensors[&format!("grad_head/{key}")]).values
+        };
+        let name = format!("grad/{}", param.name);
+        match neighbour(&param.name) {
+            Some(other) => report.compare_vanishing(&name, found, expected(&other)),
+            None => {
+                let expected = expected(&param.name);
+                report.compare(&name, &found[..expected.len()], expected);
+            }
+        }
+    }
+}
+
+fn book(file: &str, base_channels: usize, fill: impl Fn(&mut Model, &Tensors)) {
+    let tensors = golden(file);
+    let mut model = Model::book(BookConfig { base_channels, ..BookConfig::default() }).unwrap();
+    fill(&mut model, &tensors);
+    let b = batch(&tensors);
+    let mut report = Report::default();
+    let output = model.predict(b.x.view(), &b.times, &b.condition).unwrap();
+    report.compare("output_eval", flat(&output), &tensors["output_eval"].values);
+    let mut grads = vec![0.0; model.params().len()];
+    let input_grad = model
+        .forward_backward(
+            b.x.view(),
+            &b.times,
+            &b.condition,
+            &mut |y| {
+                report.compare("output_train", flat(&y.to_owned()), &tensors["output_train"].values);
+                b.cotangent.clone()
+            },
+            &mut grads,
+        )
+        .unwrap();
+    report.compare("input_grad", flat(&input_grad), &tensors["input_grad"].values);
+    compare_gradients(&mut report, &model, &tensors, &grads);
+    for param in model.expected().iter().filter(|p| p.role != Role::Weight) {
+        let name = format!("stat/{}", param.name);
+        report.compare(&name, model.params().get(&param.name).unwrap(), &tensors[&name].values);
+        assert!(grads[param.range.clone()].iter().all(|&g| g == 0.0), "a buffer has a gradient: {name}");
+    }
+    report.check(file, 3 + model.expected().len());
+}
+
+#[test]
+fn book_small() {
+    book("book", 8, load);
+}
+
+/// Parameters by the formula that the script behind the golden files documents.
+#[test]
+fn book_full() {
+    book("book_full", 64, |model, _| {
+        let mut params = model.expected().to_vec();
+        params.retain(|p| p.role != Role::Counter);
+        params.sort_by(|a, b| a.name.cmp(&b.name));
+        for (k, param) in params.iter().enumerate() {
+            let fan_in: usize = param.shape[1..].iter().product();
+            let values = model.params_mut().get_mut(&param.name).unwrap();
+            for (j, value) in values.iter_mut().enumerate() {
+                let mut z = (((k as u64) << 32) + j as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+                z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+                z ^= z >> 31;
+                let u = (z >> 11) as f64 * (-52f64).exp2() - 1.0;
+                let norm = [".convs.1.weight", ".convs.4.weight"].iter().any(|end| param.name.ends_with(end));
+                *value = match &*param.name {
+                    "label_emb.weight" => u,
+                    _ if norm => 1.0 + 0.25 * u,
+                    name if name.ends_with("running_var") => 1.0 + 0.5 * u,
+                    name if name.ends_with(".weight") => (6.0 / fan_in as f64).sqrt() * u,
+                    _ => 0.1 * u,
+                } as f32;
+            }
+        }
+    });
+}
+
+#[test]
+fn residual_plain() {
+    residual("residual_plain");
+}
+
+#[test]
+fn residual_attention() {
+    residual("residual_attention");
+}
+
+#[test]
+fn residual_ddpm() {
+    residual("residual_ddpm");
+}
+
+#[test]
+fn residual_digits() {
+    residual("residual_digits");
+}
+
+#[test]
+fn residual_scale_shift() {
+    residual("residual_scale_shift");
+}
+
+#[test]
+fn residual_scale_shift_norm() {
+    residual("residual_scale_shift_norm");
+}
+
+/// No golden file is left out above.
+#[test]
+fn every_file_is_compared() {
+    let source = include_str!("golden.rs");
+    for entry in std::fs::read_dir(common::folder()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            assert!(source.contains(&format!("(\"{name}\"")), "{name} is not compared");
+        }
+    }
+}
