@@ -1,2 +1,38 @@
-//! x
-fn main() {}
+//! Repository chores: `cargo xtask tidy` checks the invariants that ARCHITECTURE.md states.
+#![forbid(unsafe_code)]
+
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the tweedie repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Checks the invariants of ARCHITECTURE.md: crate directions, files and printing, unsafe code, file lengths.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let outcome = match Args::parse().chore {
+        Chore::Tidy => tidy::run(&root),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
