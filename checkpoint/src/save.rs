@@ -95,6 +95,11 @@ pub fn write_safetensors(
     write(writer, &header, &sorted, dtype).map_err(|e| CheckpointError::io("write", path, e))
 }
 
+/// Whether [`save_safetensors`] would accept these tensors, without writing anything.
+pub(crate) fn check_savable(path: &Path, tensors: &[Tensor<'_>], dtype: Dtype) -> Result<(), CheckpointError> {
+    prepare(path, tensors, dtype, &BTreeMap::new()).map(|_| ())
+}
+
 /// Checks the tensors, sorts them, and composes the header with its length.
 fn prepare<'a>(
     path: &Path,

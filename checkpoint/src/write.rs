@@ -5,6 +5,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use crate::config::{config_bytes, kind};
+use crate::save::check_savable;
 use crate::{CheckpointError, Config, Tensor, atomic_write, default_metadata, save_safetensors};
 
 /// The name of the weights of a diffusers model.
@@ -98,6 +99,8 @@ fn write_model(
     tensors: &[Tensor<'_>],
     dtype: Dtype,
 ) -> Result<(), CheckpointError> {
+    // What cannot be saved is refused before the model that may be there is touched.
+    check_savable(weights, tensors, dtype)?;
     for path in others.iter().map(|(path, _)| path.as_path()).chain([entry.0.as_path(), weights]) {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|e| CheckpointError::io("create", parent, e))?;
