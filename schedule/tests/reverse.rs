@@ -1,0 +1,227 @@
+//! FORMULAS 2 and 6.1: the posterior, the predictions and the DDIM step.
+
+mod common;
+
+use common::{any_level, any_schedule, close, two_levels};
+use proptest::prelude::*;
+use tweedie_schedule::ddim::ddim_coefs;
+use tweedie_schedule::forward::{q_between, q_sample};
+use tweedie_schedule::{NoiseLevel, Posterior, Prediction, ScheduleError, Variance, prediction};
+
+const ALL: [Prediction; 5] = [Prediction::Eps, Prediction::X0, Prediction::V, Prediction::Score, Prediction::Mean];
+
+/// `ln N(x; mean, variance)`.
+fn log_normal(x: f64, mean: f64, variance: f64) -> f64 {
+    -0.5 * ((x - mean).powi(2) / variance + (std::f64::consts::TAU * variance).ln())
+}
+
+proptest! {
+    /// 2.1 is Bayes' rule: mean and variance of q(x_t | x_s) q(x_s | x_0), integrated over x_s by quadrature.
+    #[test]
+    fn posterior_is_bayes_rule((s, t) in two_levels(0.01), x0 in -2.0..2.0_f64, eps in -3.0..3.0_f64) {
+        let xt = q_sample(t).apply(x0, eps);
+        let (prior, likelihood) = (q_sample(s), q_between(s, t).unwrap());
+        let joint = |xs: f64| log_normal(xs, prior.scale * x0, prior.variance)
+            + log_normal(xt, likelihood.scale * xs, likelihood.variance);
+        let posterior = Posterior::between(s, t).unwrap();
+        // The trapezoid rule on a Gaussian converges beyond any power of the spacing.
+        let (centre, std) = (posterior.mean(xt, x0), posterior.variance().sqrt());
+        let nodes: Vec<f64> = (-200..=200).map(|i| centre + std * f64::from(i) * 0.06).collect();
+        let highest = nodes.iter().map(|&x| joint(x)).fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = nodes.iter().map(|&x| (joint(x) - highest).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let moment = |f: &dyn Fn(f64) -> f64| nodes.iter().zip(&weights).map(|(&x, w)| w * f(x)).sum::<f64>() / total;
+        let offset = moment(&|x| (x - centre) / std);
+        prop_assert!(offset.abs() < 1e-6, "the mean is off by {offset} standard deviations");
+        let spread = moment(&|x| ((x - centre) / std).powi(2));
+        prop_assert!((spread - 1.0).abs() < 1e-6, "the variance is off by a factor {spread}");
+    }
+
+    /// Integrating q(x_s | x_t, x_0) over q(x_t | x_0) returns q(x_s | x_0).
+    #[test]
+    fn posterior_keeps_the_marginal((s, t) in two_levels(1e-6)) {
+        let posterior = Posterior::between(s, t).unwrap();
+        let (at_s, at_t) = (q_sample(s), q_sample(t));
+        close(posterior.coef_x0() + posterior.coef_xt() * at_t.scale, at_s.scale, 1e-9, "mean")?;
+        let variance = posterior.coef_xt().powi(2) * at_t.variance + posterior.variance();
+        prop_assert!((variance / at_s.variance - 1.0).abs() < 1e-9, "variance {variance} instead of {}", at_s.variance);
+    }
+
+    /// The posterior of neighbours is that of their two levels, and Ho's formulas in terms of the tables.
+    #[test]
+    fn consecutive_posterior_is_in_the_tables(schedule in any_schedule()) {
+        for t in 1..=schedule.steps() {
+            let posterior = schedule.posterior(t);
+            let between = Posterior::between(schedule.level(t - 1), schedule.level(t)).unwrap();
+            close(posterior.coef_x0(), between.coef_x0(), 1e-8, "coef_x0")?;
+            close(posterior.coef_xt(), between.coef_xt(), 1e-8, "coef_xt")?;
+            let rest = |t: usize| schedule.level(t).sigma().powi(2);
+            let (abar, before, beta) = (rest(t), schedule.abar(t - 1), schedule.beta(t));
+            close(posterior.coef_x0(), before.sqrt() * beta / abar, 1e-11, "coef_x0")?;
+            close(posterior.coef_xt(), schedule.alpha(t).sqrt() * rest(t - 1) / abar, 1e-11, "coef_xt")?;
+            prop_assert!((posterior.variance() - beta * rest(t - 1) / abar).abs() <= 1e-11 * posterior.variance());
+            prop_assert!(posterior.variance() <= posterior.beta());
+        }
+        // The last reverse step returns x_0 itself.
+        let last = schedule.posterior(1);
+        prop_assert_eq!((last.coef_xt(), last.variance()), (0.0, 0.0));
+        close(last.coef_x0(), 1.0, 1e-15, "coef_x0")?;
+    }
+
+    /// 2.2 is 2.1, for every x_0, eps and t.
+    #[test]
+    fn mean_from_eps_is_mean_from_x0((s, t) in two_levels(1e-4), x0 in -2.0..2.0_f64, eps in -3.0..3.0_f64) {
+        let posterior = Posterior::between(s, t).unwrap();
+        let xt = q_sample(t).apply(x0, eps);
+        close(posterior.mean_from_eps().unwrap().apply(xt, eps), posterior.mean(xt, x0), 1e-9, "mean")?;
+    }
+
+    /// 2.3: the interpolated variance runs from b~ to b, linearly in its logarithm.
+    #[test]
+    fn reverse_variances((s, t) in two_levels(1e-3), v in 0.0..1.0_f64) {
+        let p = Posterior::between(s, t).unwrap();
+        let of = |choice| p.reverse_variance(choice).unwrap();
+        prop_assert_eq!(of(Variance::FixedSmall), p.variance());
+        prop_assert_eq!(of(Variance::FixedLarge), q_between(s, t).unwrap().variance);
+        prop_assert_eq!(of(Variance::Unit), 1.0);
+        prop_assert_eq!(of(Variance::Interpolated { fraction: 0.0 }), p.variance());
+        prop_assert_eq!(of(Variance::Interpolated { fraction: 1.0 }), p.beta());
+        let log = v * p.beta().ln() + (1.0 - v) * p.variance().ln();
+        close(of(Variance::Interpolated { fraction: v }).ln(), log, 1e-12, "ln variance")?;
+        let outside = p.reverse_variance(Variance::Interpolated { fraction: 1.0 + v.max(1e-3) });
+        prop_assert!(outside.is_err());
+    }
+
+    /// 2.4: any prediction converts to any other, computed from the definitions with known x_0 and eps.
+    #[test]
+    fn predictions_convert((s, t) in two_levels(0.1), x0 in -2.0..2.0_f64, eps in -3.0..3.0_f64) {
+        let (alpha, sigma) = (t.alpha(), t.sigma());
+        let xt = q_sample(t).apply(x0, eps);
+        let posterior = Posterior::between(s, t).unwrap();
+        let value = |p| match p {
+            Prediction::Eps => eps,
+            Prediction::X0 => x0,
+            Prediction::V => alpha * eps - sigma * x0,
+            Prediction::Score => -eps / sigma,
+            _ => posterior.mean(xt, x0),
+        };
+        for from in ALL {
+            let target = from.target(t, Some(&posterior)).unwrap();
+            close(target.apply(x0, eps), value(from), 1e-12, from.name())?;
+            for to in ALL {
+                let map = prediction::convert(from, to, t, Some(&posterior)).unwrap();
+                let (given, expected) = (value(from), value(to));
+                // Where the map amplifies, it amplifies the rounding of its input too.
+                let scale = (map.of_x * xt).abs() + (map.of_prediction * given).abs() + expected.abs();
+                let error = (map.apply(xt, given) - expected).abs();
+                prop_assert!(error <= 1e-11 * scale.max(1.0), "{} to {}: off by {error:e}", from.name(), to.name());
+            }
+        }
+    }
+
+    /// The score is the gradient of ln q(x_t | x_0), by finite differences: -eps / sigma, not -eps / sigma^2.
+    #[test]
+    fn score_is_a_gradient(level in any_level(), x0 in -2.0..2.0_f64, eps in -3.0..3.0_f64) {
+        let marginal = q_sample(level);
+        let xt = marginal.apply(x0, eps);
+        let h = 1e-4 * level.sigma();
+        let log = |x| log_normal(x, marginal.scale * x0, marginal.variance);
+        let gradient = (log(xt + h) - log(xt - h)) / (2.0 * h);
+        let score = Prediction::Score.target(level, None).unwrap().apply(x0, eps);
+        prop_assert!((score - gradient).abs() * level.sigma() < 1e-6, "{score} instead of {gradient}");
+    }
+
+    /// 6.1 with eta = 1 is the ancestral step with b~, between any two levels.
+    #[test]
+    fn ddim_with_eta_1_is_ancestral((s, t) in two_levels(1e-4), x0 in -2.0..2.0_f64, eps in -3.0..3.0_f64) {
+        let posterior = Posterior::between(s, t).unwrap();
+        let coefs = ddim_coefs(t, s, 1.0).unwrap();
+        let xt = q_sample(t).apply(x0, eps);
+        close(coefs.of_x0 * x0 + coefs.of_eps * eps, posterior.mean(xt, x0), 1e-9, "mean")?;
+        prop_assert!((coefs.of_noise.powi(2) / posterior.variance() - 1.0).abs() < 1e-9);
+    }
+
+    /// 6.1 keeps the marginals of 1.2 for every eta, and its noise is eta sqrt((1-abar_p)/(1-abar_t)) sqrt(1-abar_t/abar_p).
+    #[test]
+    fn ddim_keeps_the_marginal((s, t) in two_levels(1e-3), eta in 0.0..1.0_f64) {
+        let coefs = ddim_coefs(t, s, eta).unwrap();
+        prop_assert_eq!(coefs.of_x0, s.alpha());
+        let variance = coefs.of_eps.powi(2) + coefs.of_noise.powi(2);
+        prop_assert!((variance / s.sigma().powi(2) - 1.0).abs() < 1e-12);
+        let formula = eta * s.sigma() / t.sigma() * (1.0 - t.abar() / s.abar()).max(0.0).sqrt();
+        close(coefs.of_noise, formula, 1e-9, "s")?;
+    }
+
+    /// A DDIM step without noise is undone by the step back.
+    #[test]
+    fn ddim_without_noise_inverts((s, t) in two_levels(1e-3), x0 in -2.0..2.0_f64, eps in -3.0..3.0_f64) {
+        let coefs = ddim_coefs(t, s, 0.0).unwrap();
+        let xs = coefs.of_x0 * x0 + coefs.of_eps * eps;
+        let to_eps = prediction::convert(Prediction::X0, Prediction::Eps, s, None).unwrap();
+        let error = (to_eps.apply(xs, x0) - eps).abs() * s.sigma();
+        prop_assert!(error < 1e-12, "eps is off by {error:e}");
+    }
+}
+
+#[test]
+fn singular_conversions_are_typed_errors() {
+    let (noise, clean) = (NoiseLevel::PURE_NOISE, NoiseLevel::CLEAN);
+    let is_singular =
+        |from, to, level| matches!(prediction::convert(from, to, level, None), Err(ScheduleError::Singular { .. }));
+    for to in [Prediction::X0, Prediction::V] {
+        assert!(is_singular(Prediction::Eps, to, noise));
+        assert!(is_singular(Prediction::Score, to, noise));
+    }
+    for to in [Prediction::Eps, Prediction::V, Prediction::Score] {
+        assert!(is_singular(Prediction::X0, to, clean));
+    }
+    // What remains has an answer at the ends as well.
+    let at = |from, to, level| prediction::convert(from, to, level, None).unwrap().apply(3.0, 0.5);
+    assert_eq!(at(Prediction::V, Prediction::X0, noise), -0.5);
+    assert_eq!(at(Prediction::V, Prediction::Eps, noise), 3.0);
+    assert_eq!(at(Prediction::X0, Prediction::Eps, noise), 3.0);
+    assert_eq!(at(Prediction::Eps, Prediction::Score, noise), -0.5);
+    assert_eq!(at(Prediction::V, Prediction::X0, clean), 3.0);
+    assert_eq!(at(Prediction::V, Prediction::Eps, clean), 0.5);
+    assert_eq!(at(Prediction::Eps, Prediction::X0, clean), 3.0);
+
+    assert_eq!(
+        prediction::convert(Prediction::Mean, Prediction::X0, clean, None),
+        Err(ScheduleError::MeanWithoutPosterior)
+    );
+    let level = NoiseLevel::from_log_snr(0.0).unwrap();
+    let standing = Posterior::between(level, level).unwrap();
+    assert!(matches!(
+        prediction::convert(Prediction::Mean, Prediction::X0, level, Some(&standing)),
+        Err(ScheduleError::Singular { .. })
+    ));
+    assert_eq!((standing.coef_x0(), standing.coef_xt(), standing.variance()), (0.0, 1.0, 0.0));
+    assert!(Posterior::between(noise, level).is_err() && Posterior::between(clean, clean).is_err());
+    assert!(Posterior::between(level, noise).unwrap().mean_from_eps().is_err());
+}
+
+#[test]
+fn prediction_names() {
+    for p in ALL {
+        assert_eq!(Prediction::from_name(p.name()).unwrap(), p);
+    }
+    for name in Prediction::CONFIG_NAMES.split(", ") {
+        assert_eq!(Prediction::from_config_name(name).unwrap().config_name(), Some(name));
+    }
+    assert!(Prediction::from_name("noise").unwrap_err().to_string().contains(Prediction::NAMES));
+    assert!(Prediction::from_config_name("eps").unwrap_err().to_string().contains(Prediction::CONFIG_NAMES));
+}
+
+#[test]
+fn ddim_parameters_are_checked() {
+    let (s, t) = (NoiseLevel::from_log_snr(1.0).unwrap(), NoiseLevel::from_log_snr(0.0).unwrap());
+    for eta in [-0.1, f64::NAN, f64::INFINITY, 10.0] {
+        assert!(matches!(ddim_coefs(t, s, eta), Err(ScheduleError::Parameter { .. })), "eta = {eta}");
+    }
+    assert!(matches!(ddim_coefs(s, t, 0.0), Err(ScheduleError::LevelOrder { .. })));
+    // From pure noise, eta = 1 forgets the state; a step of no length changes nothing.
+    let from_noise = ddim_coefs(NoiseLevel::PURE_NOISE, t, 1.0).unwrap();
+    assert_eq!((from_noise.of_eps, from_noise.of_noise), (0.0, t.sigma()));
+    let standing = ddim_coefs(t, t, 1.0).unwrap();
+    assert_eq!((standing.of_x0, standing.of_eps, standing.of_noise), (t.alpha(), t.sigma(), 0.0));
+}
