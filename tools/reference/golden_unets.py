@@ -298,7 +298,8 @@ def main() -> None:
     if wanted("book"):
         book(options.out, "book", 8, [1, 500, 1000], [3, -1, 7], from_formula=False, seed=1)
     if wanted("book_full"):
-        book(options.out, "book_full", 64, [250, 1000], [9, -1], from_formula=True, seed=2)
+        # With this seed no input of a ReLU is closer to zero than 9e-6: f32 and f64 take the same branch everywhere.
+        book(options.out, "book_full", 64, [250, 1000], [9, -1], from_formula=True, seed=20)
     for name, settings in RESIDUAL.items():
         if wanted(name):
             residual(options.out, name, **settings)
