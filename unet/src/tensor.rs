@@ -34,6 +34,13 @@ impl Pool {
         buf
     }
 
+    /// How many buffers are idle, and how many numbers they hold.
+    #[cfg(test)]
+    pub fn idle(&self) -> (usize, usize) {
+        let free = self.free.lock().unwrap();
+        (free.len(), free.iter().map(Vec::len).sum())
+    }
+
     /// A tensor of unspecified values.
     pub fn tensor(&self, [n, h, w, c]: [usize; 4]) -> Tensor {
         Tensor { n, h, w, c, data: self.take(n * h * w * c) }

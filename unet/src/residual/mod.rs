@@ -274,3 +274,6 @@ impl NetworkGrad for Residual {
         Ok(request::to_array(&dx))
     }
 }
+
+#[cfg(test)]
+mod tests;
