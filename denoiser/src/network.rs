@@ -51,40 +51,27 @@ pub trait NetworkGrad: Network {
     ) -> Result<Array4<f32>, DenoiserError>;
 }
 
-impl<T: Network + ?Sized> Network for &T {
-    fn predict(
-        &self,
-        x: ArrayView4<'_, f32>,
-        timesteps: &[f64],
-        condition: &Condition,
-    ) -> Result<Array4<f32>, DenoiserError> {
-        (**self).predict(x, timesteps, condition)
-    }
+macro_rules! forward_to_inner {
+    ($($pointer:ty),*) => {$(
+        impl<T: Network + ?Sized> Network for $pointer {
+            fn predict(
+                &self,
+                x: ArrayView4<'_, f32>,
+                timesteps: &[f64],
+                condition: &Condition,
+            ) -> Result<Array4<f32>, DenoiserError> {
+                (**self).predict(x, timesteps, condition)
+            }
 
-    fn classes(&self) -> usize {
-        (**self).classes()
-    }
+            fn classes(&self) -> usize {
+                (**self).classes()
+            }
 
-    fn has_null_condition(&self) -> bool {
-        (**self).has_null_condition()
-    }
+            fn has_null_condition(&self) -> bool {
+                (**self).has_null_condition()
+            }
+        }
+    )*};
 }
 
-impl<T: Network + ?Sized> Network for Box<T> {
-    fn predict(
-        &self,
-        x: ArrayView4<'_, f32>,
-        timesteps: &[f64],
-        condition: &Condition,
-    ) -> Result<Array4<f32>, DenoiserError> {
-        (**self).predict(x, timesteps, condition)
-    }
-
-    fn classes(&self) -> usize {
-        (**self).classes()
-    }
-
-    fn has_null_condition(&self) -> bool {
-        (**self).has_null_condition()
-    }
-}
+forward_to_inner!(&T, Box<T>, std::sync::Arc<T>);

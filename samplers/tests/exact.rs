@@ -1,0 +1,256 @@
+//! Samplers on data whose exact denoiser, reverse chain and ODE are known in closed form.
+
+use std::ops::ControlFlow;
+
+use ndarray::{Array, Array4, Array5, ArrayView4, Axis, Slice, Zip};
+use tweedie_denoiser::{
+    Component, Denoiser, MixtureOracle, Noise, Purpose, RecordingNoise, ReplayNoise, SeededNoise, ShiftedNoise,
+};
+use tweedie_samplers::{Clip, Ddim, Ddpm, Solver, sample};
+use tweedie_schedule::{BetaSchedule, Posterior, Prediction, Schedule, Spacing, StepGrid, Variance, prediction};
+
+const MEAN: f64 = 0.7;
+const STD: f64 = 0.4;
+
+fn gaussian(shape: [usize; 3]) -> MixtureOracle {
+    MixtureOracle::new(shape, vec![Component { weight: 1.0, mean: MEAN.into(), std: STD, label: None }]).unwrap()
+}
+
+fn mixture(shape: [usize; 3]) -> MixtureOracle {
+    let part = |weight, mean: f64, std| Component { weight, mean: mean.into(), std, label: None };
+    MixtureOracle::new(shape, vec![part(1.0, -1.0, 0.3), part(2.0, 0.6, 0.5)]).unwrap()
+}
+
+fn linear(steps: usize) -> Schedule {
+    // The total noise of the paper's 1000 steps, whatever the number of steps.
+    let scale = 1000.0 / steps as f64;
+    Schedule::new(&BetaSchedule::Linear { start: 1e-4 * scale, end: 0.02 * scale }, steps).unwrap()
+}
+
+fn run(
+    denoiser: &dyn Denoiser,
+    grid: &StepGrid,
+    schedule: &Schedule,
+    solver: &mut dyn Solver,
+    noise: &dyn Noise,
+    shape: [usize; 4],
+) -> Array4<f64> {
+    sample(denoiser, grid, schedule, solver, noise, shape, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn largest_difference(a: &Array4<f64>, b: &Array4<f64>) -> f64 {
+    assert_eq!(a.dim(), b.dim());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// Mean and variance of the ancestral chain on Gaussian data: every move is linear in the state.
+fn chain_moments(schedule: &Schedule, grid: &StepGrid, variance: Variance) -> (f64, f64) {
+    let (mut mean, mut var) = (0.0, 1.0);
+    let last = grid.len() - 1;
+    for (position, (t, s)) in grid.moves().enumerate() {
+        let (at_t, at_s) = (schedule.level(t), schedule.level(s));
+        let gain = at_t.alpha() * STD * STD / (at_t.abar() * STD * STD + at_t.sigma().powi(2));
+        let posterior = Posterior::between(at_s, at_t).unwrap();
+        let slope = posterior.coef_xt() + posterior.coef_x0() * gain;
+        let offset = posterior.coef_x0() * MEAN * (1.0 - gain * at_t.alpha());
+        let fresh = if position == last { 0.0 } else { posterior.reverse_variance(variance).unwrap() };
+        (mean, var) = (slope * mean + offset, slope * slope * var + fresh);
+    }
+    (mean, var)
+}
+
+/// 2.5: 16,000 values have the mean and variance of the chain, within five standard errors; and with enough steps the
+/// chain has those of the data.
+#[test]
+fn ddpm_draws_gaussian_data() {
+    let shape = [1000, 1, 4, 4];
+    let n = 16_000.0_f64;
+    for (steps, count, variance) in
+        [(120, 120, Variance::FixedSmall), (120, 120, Variance::FixedLarge), (1000, 12, Variance::FixedSmall)]
+    {
+        let schedule = linear(steps);
+        let grid = StepGrid::new(steps, count, Spacing::Trailing, 0).unwrap();
+        let (mean, var) = chain_moments(&schedule, &grid, variance);
+        let mut solver = Ddpm { variance, clip: Clip::None };
+        let x = run(&gaussian([1, 4, 4]), &grid, &schedule, &mut solver, &SeededNoise::new(1), shape);
+        let found_mean = x.sum() / n;
+        let found_var = x.mapv(|v| (v - found_mean).powi(2)).sum() / n;
+        let (mean_error, var_error) = (5.0 * (var / n).sqrt(), 5.0 * var * (2.0 / n).sqrt());
+        assert!((found_mean - mean).abs() < mean_error, "{variance:?}: mean {found_mean}, the chain has {mean}");
+        assert!((found_var - var).abs() < var_error, "{variance:?}: variance {found_var}, the chain has {var}");
+    }
+    // The bias of the discretised chain halves with the step: it is the chain that is exact in the limit.
+    for variance in [Variance::FixedSmall, Variance::FixedLarge] {
+        let bias = |steps: usize| {
+            let grid = StepGrid::new(steps, steps, Spacing::Leading, 0).unwrap();
+            let (mean, var) = chain_moments(&linear(steps), &grid, variance);
+            assert!((mean - MEAN).abs() < 1e-2, "mean {mean}");
+            (var / (STD * STD) - 1.0).abs()
+        };
+        let (coarse, fine) = (bias(1000), bias(4000));
+        assert!(fine < 0.01, "{variance:?}: {fine}");
+        assert!(fine < 0.3 * coarse, "{variance:?}: {coarse} then {fine}");
+    }
+}
+
+/// 6.2: on Gaussian data the probability-flow ODE keeps (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2), which gives the exact
+/// map from noise to data; DDIM with eta = 0 approaches it at first order.
+#[test]
+fn ddim_converges_to_the_ode_at_first_order() {
+    let schedule = linear(12_800);
+    let shape = [4, 1, 2, 2];
+    let noise = SeededNoise::new(3);
+    let start = schedule.level(12_800);
+    let spread = (start.abar() * STD * STD + start.sigma().powi(2)).sqrt();
+    let mut exact = Array4::zeros((4, 1, 2, 2));
+    for (i, mut row) in exact.axis_iter_mut(Axis(0)).enumerate() {
+        let mut z = [0.0; 4];
+        noise.fill(Purpose::Initial, i, &mut z).unwrap();
+        for (x, z) in row.iter_mut().zip(z) {
+            *x = MEAN + STD * (z - start.alpha() * MEAN) / spread;
+        }
+    }
+    let error = |count: usize| {
+        let grid = StepGrid::new(12_800, count, Spacing::Trailing, 0).unwrap();
+        let found = run(&gaussian([1, 2, 2]), &grid, &schedule, &mut Ddim::default(), &noise, shape);
+        largest_difference(&found, &exact)
+    };
+    let errors: Vec<f64> = [50, 100, 200, 400, 800].into_iter().map(error).collect();
+    for pair in errors.windows(2) {
+        let order = (pair[0] / pair[1]).log2();
+        assert!((0.85..1.15).contains(&order), "errors {errors:?}, order {order}");
+    }
+    assert!(errors[4] < 5e-3, "{errors:?}");
+}
+
+/// 6.1: with eta = 0, encoding then decoding returns the start, with an error that falls at first order.
+#[test]
+fn ddim_encodes_and_decodes() {
+    let schedule = linear(3200);
+    let oracle = mixture([1, 1, 3]);
+    let shape = [2, 1, 1, 3];
+    let x1 = Array4::from_shape_vec((2, 1, 1, 3), vec![0.4, 0.7, 0.5, -1.1, -0.8, -1.0]).unwrap();
+    let error = |count: usize| {
+        let grid = StepGrid::new(3200, count, Spacing::Trailing, 0).unwrap().with_final_step(1).unwrap();
+        // The same moves upwards: eps is taken at the lower level instead of the upper one.
+        let moves: Vec<_> = grid.moves().collect();
+        let mut x = x1.clone();
+        for &(upper, lower) in moves.iter().rev() {
+            let (from, to) = (schedule.level(lower), schedule.level(upper));
+            let to_eps = prediction::convert(Prediction::X0, Prediction::Eps, from, None).unwrap();
+            let x0 = oracle.denoise(x.view(), from).unwrap();
+            x = Zip::from(&x).and(&x0).map_collect(|&x, &x0| to.alpha() * x0 + to.sigma() * to_eps.apply(x, x0));
+        }
+        // The encoded state takes the place of the initial noise.
+        let noise = ReplayNoise::new(x.mapv(|v| v as f32), Array5::zeros((0, 0, 0, 0, 0))).unwrap();
+        let back = run(&oracle, &grid, &schedule, &mut Ddim::default(), &noise, shape);
+        largest_difference(&back, &x1)
+    };
+    let errors: Vec<f64> = [100, 200, 400, 800].into_iter().map(error).collect();
+    for pair in errors.windows(2) {
+        let order = (pair[0] / pair[1]).log2();
+        assert!((0.8..1.3).contains(&order), "errors {errors:?}, order {order}");
+    }
+}
+
+/// 6.1: DDIM with eta = 1 over all steps is ancestral sampling with b~, state by state, given the same noise.
+#[test]
+fn ddim_with_eta_1_is_ddpm() {
+    let schedule = linear(100);
+    let grid = StepGrid::new(100, 100, Spacing::Leading, 0).unwrap();
+    let oracle = mixture([1, 3, 2]);
+    let trajectory = |solver: &mut dyn Solver| {
+        let mut states = Vec::new();
+        sample(&oracle, &grid, &schedule, solver, &SeededNoise::new(5), [3, 1, 3, 2], &mut |info| {
+            assert_eq!((info.position, info.total, info.step), (states.len(), 100, 100 - states.len()));
+            states.push((info.x.to_owned(), info.x0.to_owned()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        states
+    };
+    let ancestral = trajectory(&mut Ddpm::default());
+    let implicit = trajectory(&mut Ddim { eta: 1.0, ..Ddim::default() });
+    assert_eq!(ancestral.len(), 100);
+    for (position, (a, b)) in ancestral.iter().zip(&implicit).enumerate() {
+        let error = largest_difference(&a.0, &b.0).max(largest_difference(&a.1, &b.1));
+        assert!(error < 1e-10, "move {position}: {error:e}");
+    }
+}
+
+/// Sample i of a seed has the same bits alone, in a batch, and in another batch.
+#[test]
+fn samples_do_not_depend_on_the_batch() {
+    let schedule = linear(50);
+    let grid = StepGrid::new(50, 10, Spacing::Linspace, 0).unwrap();
+    let oracle = mixture([2, 2, 2]);
+    let noise = SeededNoise::new(9);
+    let dynamic = Clip::Dynamic { ratio: 0.9, max: 1.5 };
+    let solvers: [Box<dyn Fn() -> Box<dyn Solver>>; 2] = [
+        Box::new(move || Box::new(Ddpm { variance: Variance::FixedLarge, clip: dynamic })),
+        Box::new(move || Box::new(Ddim { eta: 0.5, clip: dynamic, use_clipped_model_output: true })),
+    ];
+    for solver in solvers {
+        let draw =
+            |first, n| run(&oracle, &grid, &schedule, &mut *solver(), &ShiftedNoise::new(noise, first), [n, 2, 2, 2]);
+        let all = draw(0, 5);
+        for (first, n) in [(0, 1), (4, 1), (1, 3), (3, 2)] {
+            assert_eq!(draw(first, n), all.slice_axis(Axis(0), Slice::from(first..first + n)), "{n} from {first}");
+        }
+        // What was used replays to the same bits.
+        let recording = RecordingNoise::new(noise, [5, 2, 2, 2]);
+        assert_eq!(run(&oracle, &grid, &schedule, &mut *solver(), &recording, [5, 2, 2, 2]), all);
+        let recorded = recording.into_recorded();
+        assert_eq!(recorded.steps.len_of(Axis(0)), 9);
+        let replay = ReplayNoise::new(recorded.initial, recorded.steps).unwrap();
+        assert_eq!(run(&oracle, &grid, &schedule, &mut *solver(), &replay, [5, 2, 2, 2]), all);
+    }
+}
+
+/// The last move adds no noise: its result is the mean of the posterior, `x_0` itself.
+#[test]
+fn the_last_move_is_the_estimate() {
+    let schedule = linear(40);
+    let grid = StepGrid::new(40, 8, Spacing::Trailing, 0).unwrap();
+    for variance in [Variance::FixedSmall, Variance::FixedLarge, Variance::Unit] {
+        let mut last: Option<(Array4<f64>, Array4<f64>)> = None;
+        let mut solver = Ddpm { variance, clip: Clip::Range(1.0) };
+        let noise = SeededNoise::new(2);
+        sample(&mixture([1, 2, 2]), &grid, &schedule, &mut solver, &noise, [2, 1, 2, 2], &mut |info| {
+            last = Some((info.x.to_owned(), info.x0.to_owned()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let (x, x0) = last.unwrap();
+        assert!(largest_difference(&x, &x0) < 1e-15, "{variance:?}");
+        assert!(x0.iter().all(|v| v.abs() <= 1.0));
+    }
+}
+
+/// A denoiser that always returns 3.
+struct Three;
+
+impl Denoiser for Three {
+    fn denoise(
+        &self,
+        x: ArrayView4<'_, f64>,
+        _: tweedie_schedule::NoiseLevel,
+    ) -> Result<Array4<f64>, tweedie_denoiser::DenoiserError> {
+        Ok(Array::from_elem(x.dim(), 3.0))
+    }
+}
+
+/// Clipping x_0 leaves eps alone unless it is asked to be derived anew.
+#[test]
+fn clipping_and_eps() {
+    let schedule = linear(100);
+    let grid = StepGrid::from_steps(100, vec![60]).unwrap().with_final_step(30).unwrap();
+    let (t, s) = (schedule.level(60), schedule.level(30));
+    let noise = ReplayNoise::new(Array4::from_elem((1, 1, 1, 1), 0.5), Array5::zeros((0, 1, 1, 1, 1))).unwrap();
+    for (use_clipped_model_output, for_eps) in [(false, 3.0), (true, 1.0)] {
+        let mut solver = Ddim { eta: 0.0, clip: Clip::Range(1.0), use_clipped_model_output };
+        let found = run(&Three, &grid, &schedule, &mut solver, &noise, [1, 1, 1, 1])[[0, 0, 0, 0]];
+        let expected = s.alpha() + s.sigma() * (0.5 - t.alpha() * for_eps) / t.sigma();
+        assert!((found - expected).abs() < 1e-14, "{found} instead of {expected}");
+    }
+}
