@@ -21,7 +21,7 @@ pub enum TrainError {
     /// The loss or the norm of the gradient is NaN or infinite. Neither the parameters nor the state were changed.
     #[error(
         "step {step}: the {what} is {value}; the parameters are those of step {}, and no checkpoint was overwritten: \
-         resume from the last one with a lower learning rate or a lower clip norm",
+         start a new run with a lower learning rate (lr), a longer warm-up (lr_warmup) or a lower clip_norm",
         step - 1
     )]
     NotFinite {

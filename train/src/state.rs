@@ -216,7 +216,9 @@ mod tests {
     fn tables_that_differ_in_order_differ() {
         let table = |names: [&str; 2]| {
             let mut params = Params::new();
-            names.map(|name| params.add(name, &[2], Role::Weight));
+            for name in names {
+                params.add(name, &[2], Role::Weight);
+            }
             read_json("file", "network", &network_text(&params)).unwrap()
         };
         let found = difference(table(["a", "b"]), table(["b", "a"]));

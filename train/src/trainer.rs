@@ -275,7 +275,7 @@ impl<'a> Trainer<'a> {
         Ok(StepReport {
             step,
             epoch: epoch + 1,
-            ends_epoch: step % per_epoch == 0,
+            ends_epoch: step.is_multiple_of(per_epoch),
             loss,
             loss_ema: progress.loss_sum / progress.loss_weight,
             grad_norm,
