@@ -133,3 +133,6 @@ fn transpose(operation: &str, n: usize, rows: usize, cols: usize, x: &[f32], y: 
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

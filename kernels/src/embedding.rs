@@ -47,3 +47,6 @@ fn check_table(operation: &str, len: usize, c: usize, ids: &[Option<usize>]) {
         panic!("{operation}: index {id} is outside a table of {rows} rows");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,9 +9,13 @@ pub mod attention;
 pub mod channels;
 pub mod conv;
 pub mod embedding;
+mod gemm;
+mod lanes;
 pub mod norm;
 mod par;
 pub mod pool;
 pub mod resample;
 pub mod simd;
 pub mod sinusoid;
+#[cfg(test)]
+mod testing;

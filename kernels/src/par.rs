@@ -65,6 +65,15 @@ impl<'a, T> Shared<'a, T> {
         // SAFETY: in bounds by the assertion; disjoint from other parts by the caller's word.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
+
+    /// The elements `start..start + len`, to be read.
+    ///
+    /// # Safety
+    /// No part that is taken for writing at the same time may overlap this one.
+    pub(crate) unsafe fn read(&self, start: usize, len: usize) -> &'a [T] {
+        // SAFETY: the caller vouches that nothing writes there, and the reference is shared from here on.
+        unsafe { self.part(start, len) }
+    }
 }
 
 /// Asserts that a slice has the length that the dimensions ask for.

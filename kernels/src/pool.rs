@@ -106,3 +106,6 @@ pub fn backward(d: &MaxPoolDims, argmax: &[u8], dy: &[f32], dx: &mut [f32]) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

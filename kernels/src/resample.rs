@@ -125,3 +125,6 @@ pub fn backward(d: &ResampleDims, mode: Resample, dy: &[f32], dx: &mut [f32]) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

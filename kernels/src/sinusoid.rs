@@ -51,3 +51,6 @@ pub fn pos(t: &[f64], dim: usize, y: &mut [f32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

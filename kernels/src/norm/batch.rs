@@ -203,3 +203,6 @@ pub fn backward(
         apply_backward(act, &x[range.clone()], &dy[range], t, &pqr, dx);
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,13 +9,17 @@
 //! dx += p dz - q - r xhat
 //! ```
 //!
-//! The passes here work on a chunk of rows. Sums run in f32 within a chunk, about a fixed mean, and in f64 between
-//! chunks (Chan, Golub and LeVeque 1983, eq. 2.1), so a mean far from zero does not spoil the variance.
+//! The passes here work on a chunk of rows. Sums run in f32 within a chunk and in f64 between chunks (Chan, Golub and
+//! LeVeque 1983). Within a chunk of R rows the moments are taken about the mean g of its first f rows. Those rows
+//! alone give the chunk's sum of squared deviations M2 >= f (g - mean)^2, so the sum about g, M2 + R (g - mean)^2, is at
+//! most (1 + R/f) M2: a mean far from zero does not spoil the variance, whatever the data.
 
 pub mod batch;
 pub mod group;
 
-use crate::act::Act;
+use crate::act::{Act, Activation, Identity, Relu, Silu};
+use crate::lanes::{MAX_LANES, get, put};
+use crate::simd::{Simd, WithSimd, dispatch};
 
 /// Per-channel constants of the forward pass, each of length c.
 #[derive(Clone, Copy)]
@@ -35,10 +39,18 @@ impl<'a> Coefficients<'a> {
         let (a, b) = rest.split_at(c);
         Self { mean, rstd, a, b }
     }
+
+    /// xhat and z of the channels at `i`.
+    #[inline(always)]
+    fn normalise<S: Simd, const FULL: bool>(&self, s: S, x: S::V, i: usize) -> (S::V, S::V) {
+        let centred = s.sub(x, get::<S, FULL>(s, self.mean, i));
+        let xhat = s.mul(centred, get::<S, FULL>(s, self.rstd, i));
+        (xhat, s.fma(xhat, get::<S, FULL>(s, self.a, i), get::<S, FULL>(s, self.b, i)))
+    }
 }
 
 /// Count, mean and sum of squared deviations of a set of numbers.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moments {
     count: f64,
     mean: f64,
@@ -60,6 +72,13 @@ impl Moments {
         }
     }
 
+    /// The moments of the union of channels with `rows` elements each.
+    fn of_channels(rows: usize, means: &[f64], m2: &[f64]) -> Self {
+        let mean = means.iter().sum::<f64>() / means.len() as f64;
+        let between: f64 = means.iter().map(|m| (m - mean) * (m - mean)).sum();
+        Self { count: (rows * means.len()) as f64, mean, m2: m2.iter().sum::<f64>() + rows as f64 * between }
+    }
+
     /// Mean and reciprocal deviation; of an empty set those of a single zero.
     fn stats(self, eps: f32) -> (f32, f32) {
         let variance = if self.count > 0.0 { self.m2 / self.count } else { 0.0 };
@@ -67,70 +86,259 @@ impl Moments {
     }
 }
 
-/// Mean and sum of squared deviations of each channel of some rows: `out[0..c]` and `out[c..2c]`.
+/// Mean and sum of squared deviations of each channel of some rows, at least one: `out[0..c]` and `out[c..2c]`.
 pub(crate) fn channel_moments(x: &[f32], c: usize, out: &mut [f64]) {
-    let rows = (x.len() / c) as f64;
-    let (mean, m2) = out.split_at_mut(c);
-    let mut sum = vec![0f32; c];
-    for x in x.chunks_exact(c) {
-        for (sum, x) in sum.iter_mut().zip(x) {
-            *sum += x;
+    dispatch(ChannelMoments { x, c, out });
+}
+
+pub(crate) struct ChannelMoments<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) c: usize,
+    pub(crate) out: &'a mut [f64],
+}
+
+impl ChannelMoments<'_> {
+    /// The moments of `NV` vectors of channels, or of one partial vector, from channel `i` on.
+    #[inline(always)]
+    fn columns<S: Simd, const NV: usize, const FULL: bool>(&mut self, s: S, i: usize) {
+        let (c, rows) = (self.c, self.x.len() / self.c);
+        let first = (rows / 16).max(8).min(rows);
+        let zero = s.splat(0.0);
+        let mut guess = [zero; NV];
+        for row in self.x.chunks_exact(c).take(first) {
+            for v in 0..NV {
+                guess[v] = s.add(guess[v], get::<S, FULL>(s, row, i + v * S::LANES));
+            }
+        }
+        let share = s.splat(1.0 / first as f32);
+        for guess in &mut guess {
+            *guess = s.mul(*guess, share);
+        }
+        // Sums of 32 rows are summed in turn, so that rounding grows with the root of their number.
+        let (mut sum, mut squares) = ([zero; NV], [zero; NV]);
+        for block in self.x.chunks(32 * c) {
+            let (mut block_sum, mut block_squares) = ([zero; NV], [zero; NV]);
+            for row in block.chunks_exact(c) {
+                for v in 0..NV {
+                    let d = s.sub(get::<S, FULL>(s, row, i + v * S::LANES), guess[v]);
+                    block_sum[v] = s.add(block_sum[v], d);
+                    block_squares[v] = s.fma(d, d, block_squares[v]);
+                }
+            }
+            for v in 0..NV {
+                sum[v] = s.add(sum[v], block_sum[v]);
+                squares[v] = s.add(squares[v], block_squares[v]);
+            }
+        }
+        for v in 0..NV {
+            let [guess, sum, squares] = [guess[v], sum[v], squares[v]].map(|vector| {
+                let mut lanes = [0f32; MAX_LANES];
+                put::<S, true>(s, &mut lanes, 0, vector);
+                lanes
+            });
+            let at = i + v * S::LANES;
+            for k in 0..S::LANES.min(c - at) {
+                let rest = f64::from(sum[k]) / rows as f64;
+                self.out[at + k] = f64::from(guess[k]) + rest;
+                self.out[c + at + k] = (f64::from(squares[k]) - f64::from(sum[k]) * rest).max(0.0);
+            }
         }
     }
-    let guess: Vec<f32> = sum.iter().map(|s| s / rows as f32).collect();
-    sum.fill(0.0);
-    let mut squares = vec![0f32; c];
-    for x in x.chunks_exact(c) {
-        for k in 0..c {
-            let d = x[k] - guess[k];
-            sum[k] += d;
-            squares[k] += d * d;
+}
+
+impl WithSimd for ChannelMoments<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, s: S) {
+        let mut i = 0;
+        while i + 4 * S::LANES <= self.c {
+            self.columns::<S, 4, true>(s, i);
+            i += 4 * S::LANES;
         }
-    }
-    for k in 0..c {
-        let rest = f64::from(sum[k]) / rows;
-        mean[k] = f64::from(guess[k]) + rest;
-        m2[k] = (f64::from(squares[k]) - rows * rest * rest).max(0.0);
+        while i + S::LANES <= self.c {
+            self.columns::<S, 1, true>(s, i);
+            i += S::LANES;
+        }
+        if i < self.c {
+            self.columns::<S, 1, false>(s, i);
+        }
     }
 }
 
 /// `y = act(xhat a + b)` for some rows.
 pub(crate) fn apply(act: Act, x: &[f32], t: Coefficients<'_>, y: &mut [f32]) {
-    let c = t.mean.len();
-    for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
-        for k in 0..c {
-            y[k] = act.value((x[k] - t.mean[k]) * t.rstd[k] * t.a[k] + t.b[k]);
+    dispatch(Apply { act, x, t, y });
+}
+
+pub(crate) struct Apply<'a> {
+    pub(crate) act: Act,
+    pub(crate) x: &'a [f32],
+    pub(crate) t: Coefficients<'a>,
+    pub(crate) y: &'a mut [f32],
+}
+
+impl Apply<'_> {
+    #[inline(always)]
+    fn run<S: Simd, A: Activation>(self, s: S) {
+        #[inline(always)]
+        fn step<S: Simd, A: Activation, const FULL: bool>(
+            s: S,
+            x: &[f32],
+            t: &Coefficients<'_>,
+            y: &mut [f32],
+            i: usize,
+        ) {
+            let (_, z) = t.normalise::<S, FULL>(s, get::<S, FULL>(s, x, i), i);
+            put::<S, FULL>(s, y, i, A::value(s, z));
+        }
+        let c = self.t.mean.len();
+        let full = c / S::LANES * S::LANES;
+        for (x, y) in self.x.chunks_exact(c).zip(self.y.chunks_exact_mut(c)) {
+            for i in (0..full).step_by(S::LANES) {
+                step::<S, A, true>(s, x, &self.t, y, i);
+            }
+            if full < c {
+                step::<S, A, false>(s, x, &self.t, y, full);
+            }
+        }
+    }
+}
+
+impl WithSimd for Apply<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        match self.act {
+            Act::None => self.run::<S, Identity>(s),
+            Act::Silu => self.run::<S, Silu>(s),
+            Act::Relu => self.run::<S, Relu>(s),
         }
     }
 }
 
 /// S1 and S2 of each channel of some rows: `out[0..c]` and `out[c..2c]`.
 pub(crate) fn backward_sums(act: Act, x: &[f32], dy: &[f32], t: Coefficients<'_>, out: &mut [f64]) {
-    let c = t.mean.len();
-    let mut sums = vec![0f32; 2 * c];
-    let (s1, s2) = sums.split_at_mut(c);
-    for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
-        for k in 0..c {
-            let xhat = (x[k] - t.mean[k]) * t.rstd[k];
-            let dz = act.slope(xhat * t.a[k] + t.b[k]) * dy[k];
-            s1[k] += dz;
-            s2[k] += dz * xhat;
+    dispatch(BackwardSums { act, x, dy, t, out });
+}
+
+pub(crate) struct BackwardSums<'a> {
+    pub(crate) act: Act,
+    pub(crate) x: &'a [f32],
+    pub(crate) dy: &'a [f32],
+    pub(crate) t: Coefficients<'a>,
+    pub(crate) out: &'a mut [f64],
+}
+
+impl BackwardSums<'_> {
+    #[inline(always)]
+    fn run<S: Simd, A: Activation>(self, s: S) {
+        #[inline(always)]
+        fn step<S: Simd, A: Activation, const FULL: bool>(
+            s: S,
+            x: &[f32],
+            dy: &[f32],
+            t: &Coefficients<'_>,
+            sums: (&mut [f32], &mut [f32]),
+            i: usize,
+        ) {
+            let (xhat, z) = t.normalise::<S, FULL>(s, get::<S, FULL>(s, x, i), i);
+            let dz = A::pull_back(s, z, get::<S, FULL>(s, dy, i));
+            let s1 = s.add(get::<S, FULL>(s, sums.0, i), dz);
+            put::<S, FULL>(s, sums.0, i, s1);
+            let s2 = s.fma(dz, xhat, get::<S, FULL>(s, sums.1, i));
+            put::<S, FULL>(s, sums.1, i, s2);
+        }
+        let c = self.t.mean.len();
+        let full = c / S::LANES * S::LANES;
+        // Rows in order of memory, sums in the first-level cache.
+        let mut sums = vec![0f32; 2 * c];
+        let (s1, s2) = sums.split_at_mut(c);
+        for (x, dy) in self.x.chunks_exact(c).zip(self.dy.chunks_exact(c)) {
+            for i in (0..full).step_by(S::LANES) {
+                step::<S, A, true>(s, x, dy, &self.t, (s1, s2), i);
+            }
+            if full < c {
+                step::<S, A, false>(s, x, dy, &self.t, (s1, s2), full);
+            }
+        }
+        for (out, sum) in self.out.iter_mut().zip(&sums) {
+            *out = f64::from(*sum);
         }
     }
-    for (out, sum) in out.iter_mut().zip(&sums) {
-        *out = f64::from(*sum);
+}
+
+impl WithSimd for BackwardSums<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        match self.act {
+            Act::None => self.run::<S, Identity>(s),
+            Act::Silu => self.run::<S, Silu>(s),
+            Act::Relu => self.run::<S, Relu>(s),
+        }
     }
 }
 
 /// `dx += p dz - q - r xhat` for some rows, with `pqr` of `[3, c]`.
 pub(crate) fn apply_backward(act: Act, x: &[f32], dy: &[f32], t: Coefficients<'_>, pqr: &[f32], dx: &mut [f32]) {
-    let c = t.mean.len();
-    let (p, q, r) = (&pqr[..c], &pqr[c..2 * c], &pqr[2 * c..3 * c]);
-    for ((x, dy), dx) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {
-        for k in 0..c {
-            let xhat = (x[k] - t.mean[k]) * t.rstd[k];
-            let dz = act.slope(xhat * t.a[k] + t.b[k]) * dy[k];
-            dx[k] += p[k] * dz - q[k] - r[k] * xhat;
+    dispatch(ApplyBackward { act, x, dy, t, pqr, dx });
+}
+
+pub(crate) struct ApplyBackward<'a> {
+    pub(crate) act: Act,
+    pub(crate) x: &'a [f32],
+    pub(crate) dy: &'a [f32],
+    pub(crate) t: Coefficients<'a>,
+    pub(crate) pqr: &'a [f32],
+    pub(crate) dx: &'a mut [f32],
+}
+
+impl ApplyBackward<'_> {
+    #[inline(always)]
+    fn run<S: Simd, A: Activation>(self, s: S) {
+        #[inline(always)]
+        fn step<S: Simd, A: Activation, const FULL: bool>(
+            s: S,
+            x: &[f32],
+            dy: &[f32],
+            t: &Coefficients<'_>,
+            (p, q, r): (&[f32], &[f32], &[f32]),
+            dx: &mut [f32],
+            i: usize,
+        ) {
+            let (xhat, z) = t.normalise::<S, FULL>(s, get::<S, FULL>(s, x, i), i);
+            let dz = A::pull_back(s, z, get::<S, FULL>(s, dy, i));
+            let mean_part = s.fma(get::<S, FULL>(s, r, i), xhat, get::<S, FULL>(s, q, i));
+            let gradient = s.sub(s.mul(get::<S, FULL>(s, p, i), dz), mean_part);
+            let sum = s.add(get::<S, FULL>(s, dx, i), gradient);
+            put::<S, FULL>(s, dx, i, sum);
+        }
+        let c = self.t.mean.len();
+        let full = c / S::LANES * S::LANES;
+        let (p, rest) = self.pqr.split_at(c);
+        let pqr = (p, &rest[..c], &rest[c..]);
+        for ((x, dy), dx) in self.x.chunks_exact(c).zip(self.dy.chunks_exact(c)).zip(self.dx.chunks_exact_mut(c)) {
+            for i in (0..full).step_by(S::LANES) {
+                step::<S, A, true>(s, x, dy, &self.t, pqr, dx, i);
+            }
+            if full < c {
+                step::<S, A, false>(s, x, dy, &self.t, pqr, dx, full);
+            }
         }
     }
 }
+
+impl WithSimd for ApplyBackward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        match self.act {
+            Act::None => self.run::<S, Identity>(s),
+            Act::Silu => self.run::<S, Silu>(s),
+            Act::Relu => self.run::<S, Relu>(s),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
