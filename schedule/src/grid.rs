@@ -5,7 +5,8 @@
 //! - linspace: `round(j (T - 1) / (K - 1)) + 1`, and step 1 alone if K is 1, as numpy's linspace has it;
 //! - trailing: `round(T - j T / K)`, for `j = 0..K`; always starts at T (Lin 2023, table 2).
 //!
-//! `round` takes ties to the even integer, as numpy does.
+//! `round` takes ties to the even integer, as numpy does. Trailing has K steps for every K; the float stride of numpy's
+//! `arange` yields a further timestep -1 for some (T = 1000 with K = 463, for one), which is no step and is left out.
 
 use crate::ScheduleError;
 

@@ -27,6 +27,8 @@ fn grids_agree_with_numpy() {
         (50, 20, Leading, 0, &[38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0]),
         // Ties go to the even integer: 47.5, 42.5, 37.5, ... become 48, 42, 38, ... before 1 is subtracted.
         (50, 20, Trailing, 0, &[49, 47, 44, 41, 39, 37, 34, 31, 29, 27, 24, 21, 19, 17, 14, 11, 9, 7, 4, 1]),
+        // Here numpy's arange has a 14th entry, -1.
+        (15, 13, Trailing, 0, &[14, 13, 12, 11, 9, 8, 7, 6, 5, 4, 2, 1, 0]),
         (1, 1, Linspace, 0, &[0]),
         (1, 1, Leading, 0, &[0]),
         (1, 1, Trailing, 0, &[0]),
