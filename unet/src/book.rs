@@ -108,7 +108,7 @@ impl BookConfig {
                 return refuse(key, value, &format!("a whole number from 1 to {most}"));
             }
         }
-        if self.image_size == 0 || self.image_size % MULTIPLE != 0 {
+        if self.image_size == 0 || !self.image_size.is_multiple_of(MULTIPLE) {
             return refuse("image_size", self.image_size, "a multiple of 4, because the network halves it twice");
         }
         Ok(())

@@ -351,10 +351,10 @@ impl Config {
                 self.freq_shift
             )));
         }
-        if let Some(Classes { rows, null }) = self.classes {
-            if rows < 1 + usize::from(null == Null::LastRow) {
-                return Err(inconsistent(format!("`num_class_embeds` {rows} leaves no row for a class")));
-            }
+        if let Some(Classes { rows, null }) = self.classes
+            && rows < 1 + usize::from(null == Null::LastRow)
+        {
+            return Err(inconsistent(format!("`num_class_embeds` {rows} leaves no row for a class")));
         }
         self.check_groups()?;
         self.check_heads()?;
@@ -387,7 +387,7 @@ impl Config {
         }
         let mid = self.channels[self.levels() - 1];
         match self.attn_norm_num_groups {
-            Some(groups) if mid % groups != 0 => Err(inconsistent(format!(
+            Some(groups) if !mid.is_multiple_of(groups) => Err(inconsistent(format!(
                 "`attn_norm_num_groups` {groups} does not divide the last of `block_out_channels`, {mid}"
             ))),
             _ => Ok(()),
