@@ -41,8 +41,11 @@ pub fn backward(c: usize, ids: &[Option<usize>], dy: &[f32], dtable: &mut [f32])
 
 #[track_caller]
 fn check_table(operation: &str, len: usize, c: usize, ids: &[Option<usize>]) {
-    let rows = if c == 0 { usize::MAX } else { len / c };
-    assert!(c == 0 || len % c == 0, "{operation}: a table of {len} elements has no whole number of rows of {c}");
+    let rows = len.checked_div(c).unwrap_or(usize::MAX);
+    assert!(
+        c == 0 || len.is_multiple_of(c),
+        "{operation}: a table of {len} elements has no whole number of rows of {c}"
+    );
     if let Some(id) = ids.iter().flatten().find(|id| **id >= rows) {
         panic!("{operation}: index {id} is outside a table of {rows} rows");
     }

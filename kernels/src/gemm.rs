@@ -137,12 +137,7 @@ impl<'a, 'c> Run<'a, 'c> {
         let packed_a = &mut packed_a[..MR * k];
         for i in (0..m).step_by(MR) {
             let rows = MR.min(m - i);
-            // Rows beyond the last are zero; their part of the tile is not stored.
-            for (p, packed) in packed_a.chunks_exact_mut(MR).enumerate() {
-                for r in 0..MR {
-                    packed[r] = if r < rows { a.at(i + r, p) } else { 0.0 };
-                }
-            }
+            pack_rows::<MR>(a, i, rows, k, packed_a);
             for (panel, j) in (0..n).step_by(width).enumerate() {
                 let sums = tile_sums::<S, MR, NV>(s, packed_a, &packed_b[panel * width * k..][..width * k]);
                 let columns = width.min(n - j);
@@ -151,6 +146,35 @@ impl<'a, 'c> Run<'a, 'c> {
                     let c = unsafe { self.c.data.part(self.c.start + (i + r) * self.c.row + j, columns) };
                     store_row(s, sums, alpha, accumulate, c);
                 }
+            }
+        }
+    }
+}
+
+/// Packs `rows` rows of A from row `i` on, `[k][MR]`. Rows beyond the last are zero; their part of the tile is not stored.
+#[inline(always)]
+fn pack_rows<const MR: usize>(a: Matrix<'_>, i: usize, rows: usize, k: usize, packed: &mut [f32]) {
+    let steps = packed.as_chunks_mut::<MR>().0;
+    if a.row == 1 {
+        for (p, step) in steps.iter_mut().enumerate() {
+            step.fill(0.0);
+            step[..rows].copy_from_slice(&a.data[p * a.col + i..][..rows]);
+        }
+        return;
+    }
+    for r in 0..MR {
+        if r >= rows || k == 0 {
+            steps.iter_mut().for_each(|step| step[r] = 0.0);
+            continue;
+        }
+        if a.col == 1 {
+            let row = &a.data[(i + r) * a.row..][..k];
+            for (step, x) in steps.iter_mut().zip(row) {
+                step[r] = *x;
+            }
+        } else {
+            for (p, step) in steps.iter_mut().enumerate() {
+                step[r] = a.at(i + r, p);
             }
         }
     }

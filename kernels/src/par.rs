@@ -28,11 +28,11 @@ pub(crate) fn rows_mut<T: Send>(y: &mut [T], row_len: usize, f: impl Fn(usize, &
 }
 
 /// Calls `f(i)` for `i` in `0..tasks`, in parallel.
-pub(crate) fn tasks(tasks: usize, f: impl Fn(usize) + Sync) {
+pub(crate) fn tasks(tasks: usize, f: impl Fn(usize) + Sync + Send) {
     match tasks {
         0 => (),
         1 => f(0),
-        _ => (0..tasks).into_par_iter().for_each(|i| f(i)),
+        _ => (0..tasks).into_par_iter().for_each(f),
     }
 }
 

@@ -44,7 +44,7 @@ impl ResampleDims {
 
 /// Input index of the far neighbour of output `o` on an axis of `len` inputs, clamped to the edge.
 fn far(o: usize, len: usize) -> usize {
-    if o % 2 == 0 { (o / 2).saturating_sub(1) } else { (o / 2 + 1).min(len - 1) }
+    if o.is_multiple_of(2) { (o / 2).saturating_sub(1) } else { (o / 2 + 1).min(len - 1) }
 }
 
 /// Output indices that input `i` contributes to on an axis of `len` inputs, with their weights.

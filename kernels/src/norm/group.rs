@@ -64,7 +64,7 @@ pub struct Affine<'a> {
 #[track_caller]
 fn check(d: &GroupNormDims, x: &[f32], affine: &Affine<'_>, stats: &[f32]) {
     assert!(
-        d.groups > 0 && d.c % d.groups == 0,
+        d.groups > 0 && d.c.is_multiple_of(d.groups),
         "group norm: {} channels cannot be split into {} equal groups",
         d.c,
         d.groups
