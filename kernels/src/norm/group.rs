@@ -237,7 +237,7 @@ pub fn backward(
     let mut table = vec![0f32; d.n * 7 * c];
     let dx = Shared::new(dx);
     let (shared, table) = (Shared::new(&mut partial), Shared::new(&mut table));
-    // With so few channels and samples, what is between the passes costs nothing, so it starts with the table.
+    // For each sample the seven constants of a channel: four of the forward pass now, p, q and r between the passes.
     for n in 0..d.n {
         // SAFETY: no task has the table yet.
         coefficients(d, affine, n, &stats[n * 2 * groups..][..2 * groups], unsafe { table.part(n * 7 * c, 4 * c) });
