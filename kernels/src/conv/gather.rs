@@ -31,14 +31,18 @@ pub(super) struct Gather<'a> {
 
 /// A pointer that tasks may share because they write disjoint rows.
 #[derive(Clone, Copy)]
-struct SharedOut(*mut f32);
+pub(super) struct SharedOut(*mut f32);
 // SAFETY: every task writes only the rows of its own block, and blocks are disjoint.
 unsafe impl Send for SharedOut {}
 // SAFETY: as above.
 unsafe impl Sync for SharedOut {}
 
 impl SharedOut {
-    fn get(self) -> *mut f32 {
+    pub(super) fn new(out: &mut [f32]) -> Self {
+        Self(out.as_mut_ptr())
+    }
+
+    pub(super) fn get(self) -> *mut f32 {
         self.0
     }
 }
@@ -63,7 +67,7 @@ impl Gather<'_> {
             return;
         }
         let zeros = vec![0.0; self.channels];
-        let out = SharedOut(y.as_mut_ptr());
+        let out = SharedOut::new(y);
         let (y_len, pixels) = (y.len(), self.x.len() / self.channels.max(1));
         (0..rows.div_ceil(BLOCK_ROWS)).into_par_iter().for_each(|block| {
             let first = block * BLOCK_ROWS;
@@ -286,7 +290,7 @@ impl Block<'_> {
 /// # Safety
 /// Each `a[i]` must be valid for reading `depth` floats, and `b` for `depth * NV * LANES`.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(
+pub(super) unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     a: &[*const f32; MR],
     mut b: *const f32,

@@ -17,6 +17,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 mod weight;
+mod winograd;
 
 pub use pack::Filter;
 pub use weight::{backward_weight, backward_weight_with};
@@ -114,15 +115,44 @@ impl ConvDims {
     }
 }
 
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// A matrix product whose left operand is gathered from the input.
+    Gather,
+    /// Tiles of 4x4 outputs with a quarter of the multiplications.
+    Winograd4,
+}
+
+impl ConvDims {
+    /// The algorithm for this shape on an instruction set whose vectors hold `lanes` floats.
+    fn algorithm(&self, transformed: bool) -> Algorithm {
+        let same_size = self.stride == 1 && (self.pad_before, self.pad_after) == (1, 1);
+        match transformed {
+            true if same_size && winograd::pays(self.h, self.w) => Algorithm::Winograd4,
+            _ => Algorithm::Gather,
+        }
+    }
+}
+
 /// The forward pass; `y` is overwritten. Without a bias, zeros are added.
 ///
 /// # Panics
 /// If a slice or the filter does not have the size that `d` says.
 pub fn forward(d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y: &mut [f32]) {
+    forward_by(d.algorithm(filter.forward_winograd().is_some()), d, x, filter, bias, y);
+}
+
+/// [`forward`] by a given algorithm.
+fn forward_by(algorithm: Algorithm, d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y: &mut [f32]) {
     d.check("conv::forward", x.len(), y.len());
     filter.check("conv::forward", d);
     if let Some(bias) = bias {
         assert_eq!(bias.len(), d.c_out, "conv::forward: floats of the bias for {d:?}");
+    }
+    if let (Algorithm::Winograd4, Some(transformed)) = (algorithm, filter.forward_winograd()) {
+        return winograd::convolve(d, x, transformed, Start::Bias(bias), y);
     }
     let (out_h, out_w) = (d.out_h(), d.out_w());
     let gather = Gather { x, channels: d.c_in, panels: filter.forward(), start: Start::Bias(bias) };
@@ -141,8 +171,16 @@ pub fn forward(d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y
 /// # Panics
 /// If a slice or the filter does not have the size that `d` says, or the filter was packed without its backward half.
 pub fn backward_input(d: &ConvDims, filter: &Filter, dy: &[f32], dx: &mut [f32]) {
+    backward_input_by(d.algorithm(filter.backward_winograd().is_some()), d, filter, dy, dx);
+}
+
+/// [`backward_input`] by a given algorithm.
+fn backward_input_by(algorithm: Algorithm, d: &ConvDims, filter: &Filter, dy: &[f32], dx: &mut [f32]) {
     d.check("conv::backward_input", dx.len(), dy.len());
     filter.check("conv::backward_input", d);
+    if let (Algorithm::Winograd4, Some(transformed)) = (algorithm, filter.backward_winograd()) {
+        return winograd::convolve(d, dy, transformed, Start::Accumulate, dx);
+    }
     let (out_h, out_w) = (d.out_h(), d.out_w());
     let gather = Gather { x: dy, channels: d.c_out, panels: filter.backward(), start: Start::Accumulate };
     // An input pixel meets only the taps of its own phase: with stride 2, each of the four classes is a convolution.

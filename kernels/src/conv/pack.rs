@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::ConvDims;
 use super::gather::Tap;
+use super::winograd::WinogradPanels;
 use crate::simd::Isa;
 
 /// One operand of the product, `[panel][tap][channel][width]`, zeros where the last panel is wider than the output.
@@ -97,6 +98,8 @@ pub struct Filter {
     kernel: usize,
     forward: Panels,
     backward: Panels,
+    forward_winograd: Option<WinogradPanels>,
+    backward_winograd: Option<WinogradPanels>,
     has_backward: bool,
 }
 
@@ -113,6 +116,9 @@ impl Filter {
             kernel,
             forward: Panels::new(isa, taps, c_in, c_out),
             backward: Panels::new(isa, taps, 0, c_in),
+            forward_winograd: WinogradPanels::fits(isa, kernel, c_in, c_out)
+                .then(|| WinogradPanels::new(isa, c_in, c_out)),
+            backward_winograd: None,
             has_backward: false,
         }
     }
@@ -125,12 +131,21 @@ impl Filter {
         let (taps, c_in, c_out) = (self.forward.taps, self.forward.channels, self.forward.outputs);
         assert_eq!(weight.len(), taps * c_in * c_out, "Filter::pack: floats of the weight [{c_out}, {c_in}, {taps}]");
         self.forward.fill(|o, c, tap| weight[(o * c_in + c) * taps + tap]);
+        if let Some(panels) = &mut self.forward_winograd {
+            panels.fill(|o, c, tap| weight[(o * c_in + c) * taps + tap]);
+        }
         self.has_backward = backward;
         if backward {
             if self.backward.channels != c_out {
                 self.backward = Panels::new(self.forward.isa, taps, c_out, c_in);
             }
             self.backward.fill(|c, o, tap| weight[(o * c_in + c) * taps + tap]);
+            if WinogradPanels::fits(self.forward.isa, self.kernel, c_out, c_in) {
+                // Seen from the input, the filter is turned by half a turn.
+                self.backward_winograd
+                    .get_or_insert_with(|| WinogradPanels::new(self.forward.isa, c_out, c_in))
+                    .fill(|c, o, tap| weight[(o * c_in + c) * taps + taps - 1 - tap]);
+            }
         }
     }
 
@@ -141,6 +156,14 @@ impl Filter {
     pub(super) fn backward(&self) -> &Panels {
         assert!(self.has_backward, "conv::backward_input: the filter was packed without its backward half");
         &self.backward
+    }
+
+    pub(super) fn forward_winograd(&self) -> Option<&WinogradPanels> {
+        self.forward_winograd.as_ref()
+    }
+
+    pub(super) fn backward_winograd(&self) -> Option<&WinogradPanels> {
+        self.backward_winograd.as_ref().filter(|_| self.has_backward)
     }
 
     pub(super) fn check(&self, operation: &str, d: &ConvDims) {

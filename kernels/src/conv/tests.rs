@@ -68,12 +68,12 @@ fn every_pass_matches_its_reference_on_every_instruction_set() {
             let mut filter = Filter::for_isa(isa, d.kernel, d.c_in, d.c_out);
             filter.pack(&w, true);
             let mut y = vec![f32::NAN; d.out_len()];
-            forward(&d, &x, &filter, Some(&bias), &mut y);
+            forward_by(Algorithm::Gather, &d, &x, &filter, Some(&bias), &mut y);
             assert!(relative_error(&y, &y_expected) < 1e-6, "forward {d:?} {isa:?}");
 
             // Gradients are added to what is there.
             let mut dx = vec![1.0; d.in_len()];
-            backward_input(&d, &filter, &dy, &mut dx);
+            backward_input_by(Algorithm::Gather, &d, &filter, &dy, &mut dx);
             let expected: Vec<f64> = dx_expected.iter().map(|v| v + 1.0).collect();
             assert!(relative_error(&dx, &expected) < 1e-6, "backward_input {d:?} {isa:?}");
 
@@ -83,6 +83,38 @@ fn every_pass_matches_its_reference_on_every_instruction_set() {
             assert!(relative_error(&dw, &expected) < 2e-6, "backward_weight {d:?} {isa:?}");
             let expected: Vec<f64> = db_expected.iter().map(|v| v + 2.0).collect();
             assert!(relative_error(&db, &expected) < 2e-6, "backward_bias {d:?} {isa:?}");
+        }
+    }
+}
+
+/// Tiles that fit and tiles that are cut off, panels of one, two and four vectors.
+#[test]
+fn winograd_matches_the_reference_on_every_instruction_set() {
+    let mut cases = Vec::new();
+    for (h, w) in [(4, 4), (7, 7), (28, 28), (5, 13), (1, 1), (3, 9)] {
+        cases.push(ConvDims::same(3, h, w, 16, 16, 3));
+    }
+    for (c_in, c_out) in [(32, 16), (16, 32), (48, 64), (64, 80), (16, 144)] {
+        cases.push(ConvDims::same(2, 9, 8, c_in, c_out, 3));
+    }
+    for d in cases {
+        let (x, w) = (random(d.in_len(), 1), random(d.weight_len(), 2));
+        let (bias, dy) = (random(d.c_out, 3), random(d.out_len(), 4));
+        let y_expected = reference::forward(&d, &x, &w, Some(&bias));
+        let dx_expected: Vec<f64> = reference::backward_input(&d, &w, &dy).iter().map(|v| v + 1.0).collect();
+        for &isa in Isa::available() {
+            let mut filter = Filter::for_isa(isa, d.kernel, d.c_in, d.c_out);
+            filter.pack(&w, true);
+            assert!(filter.forward_winograd().is_some() && filter.backward_winograd().is_some());
+            let (mut y, mut dx) = (vec![f32::NAN; d.out_len()], vec![1.0; d.in_len()]);
+            forward_by(Algorithm::Winograd4, &d, &x, &filter, Some(&bias), &mut y);
+            backward_input_by(Algorithm::Winograd4, &d, &filter, &dy, &mut dx);
+            assert!(relative_error(&y, &y_expected) < 5e-6, "forward {d:?} {isa:?}");
+            assert!(relative_error(&dx, &dx_expected) < 5e-6, "backward_input {d:?} {isa:?}");
+            // The two algorithms round differently: equal bits would mean that the choice had no effect.
+            let mut gathered = vec![f32::NAN; d.out_len()];
+            forward_by(Algorithm::Gather, &d, &x, &filter, Some(&bias), &mut gathered);
+            assert_ne!(gathered, y);
         }
     }
 }
@@ -125,7 +157,12 @@ fn gradients_match_directional_differences() {
 
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
-    let d = ConvDims::same(5, 28, 28, 24, 40, 3);
+    for d in [ConvDims::same(5, 28, 28, 24, 40, 3), ConvDims::same(5, 15, 28, 32, 48, 3)] {
+        check_bits(d);
+    }
+}
+
+fn check_bits(d: ConvDims) {
     let (x, w, dy) = (random(d.in_len(), 1), random(d.weight_len(), 2), random(d.out_len(), 3));
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
