@@ -83,7 +83,7 @@ fn steps_are_uniform_and_noise_is_standard_normal() {
         ("skew", cube, 0.0, 15.0),
         ("kurtosis", fourth, 3.0, 96.0),
     ] {
-        assert!((found - expected).abs() < 5.0 * (variance / n as f64).sqrt(), "{what}: {found}");
+        assert!((found - expected).abs() < 5.0 * (variance / n).sqrt(), "{what}: {found}");
     }
 }
 

@@ -1,11 +1,9 @@
 //! A run that was saved and resumed is the run that was never interrupted, bit for bit; errors leave a run as it was.
 
-mod common;
-
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Tiny, config, toy_data};
+use crate::common::{Tiny, config, toy_data};
 use tweedie_data::Dataset;
 use tweedie_denoiser::NetworkGrad;
 use tweedie_train::{Hooks, LrDecay, RunEnd, RunLength, StepReport, TrainConfig, TrainError, Trainer};

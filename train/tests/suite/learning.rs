@@ -1,8 +1,6 @@
 //! Training reaches what it should reach: a lower loss, and the optimum that is known in closed form.
 
-mod common;
-
-use common::{Tiny, config, toy_data, unlabelled};
+use crate::common::{Tiny, config, toy_data, unlabelled};
 use tweedie_data::Range;
 use tweedie_denoiser::{Condition, NetworkGrad};
 use tweedie_schedule::{Prediction, TimestepMapping};
@@ -177,7 +175,8 @@ fn every_field_out_of_range_is_named() {
         config.validate().err().map(|e| e.to_string())
     };
     assert_eq!(change(|_| {}), None);
-    let cases: [(&str, fn(&mut TrainConfig)); 17] = [
+    type Case = (&'static str, fn(&mut TrainConfig));
+    let cases: [Case; 17] = [
         ("seed", |c| c.seed = 1 << 63),
         ("length", |c| c.length = RunLength::Epochs(0)),
         ("length", |c| c.length = RunLength::Steps(0)),

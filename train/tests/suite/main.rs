@@ -1,0 +1,5 @@
+//! The training loop on a network that can be checked by hand.
+
+mod common;
+mod learning;
+mod resume;
