@@ -1,0 +1,142 @@
+//! The options of `tweedie train`.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use super::config::{PRESETS, RunConfig};
+use tweedie_train::{LrDecay, RunLength};
+
+/// `tweedie train`.
+#[derive(Args, Clone, Debug, Default)]
+#[command(after_help = "\
+Examples:
+  tweedie train --data mnist                          the bundled digits, to runs/mnist
+  tweedie train --preset tiny --steps 100             a minute's try
+  tweedie train --data mnist --minutes 30             as many steps as there is time for
+  tweedie train --out runs/mnist --resume             go on where a run was stopped
+  tweedie train --config my.toml --out runs/mine      options from a file; see train.toml of any run
+
+The run's directory is a model: tweedie sample --model runs/mnist. Ctrl-C saves and stops.")]
+pub struct TrainArgs {
+    /// What to train on: mnist (bundled), or a folder of IDX files [default: mnist]
+    #[arg(long, value_name = "D")]
+    pub data: Option<String>,
+    /// Network and options that go together [default: mnist]
+    #[arg(long, value_name = "P", value_parser = PossibleValuesParser::new(PRESETS), conflicts_with = "config")]
+    pub preset: Option<String>,
+    /// Network and options from a TOML file, as a run's train.toml has them
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Directory of the run [default: runs/PRESET, with a number if that exists]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on with the run in --out; only its length may be changed
+    #[arg(long)]
+    pub resume: bool,
+
+    /// Passes over the data, those before a --resume included
+    #[arg(long, value_name = "E", help_heading = "Length", group = "length")]
+    pub epochs: Option<NonZeroU64>,
+    /// Steps, those before a --resume included
+    #[arg(long, value_name = "N", help_heading = "Length", group = "length")]
+    pub steps: Option<NonZeroU64>,
+    /// Minutes of training, those before a --resume included
+    #[arg(long, value_name = "M", help_heading = "Length", group = "length", value_parser = positive)]
+    pub minutes: Option<f64>,
+    /// Minutes between two checkpoints within an epoch
+    #[arg(long, value_name = "M", help_heading = "Length", value_parser = positive)]
+    pub checkpoint_minutes: Option<f64>,
+
+    /// Images per step
+    #[arg(long, value_name = "B", help_heading = "Options")]
+    pub batch: Option<NonZeroUsize>,
+    /// Seed of everything random
+    #[arg(long, value_name = "S", help_heading = "Options")]
+    pub seed: Option<u64>,
+    /// Highest learning rate
+    #[arg(long, value_name = "R", help_heading = "Options", value_parser = positive)]
+    pub lr: Option<f64>,
+    /// What the learning rate does after its warm-up
+    #[arg(long, value_name = "NAME", help_heading = "Options", value_parser = PossibleValuesParser::new(["constant", "cosine"]))]
+    pub lr_decay: Option<String>,
+    /// Steps of the warm-up of the learning rate
+    #[arg(long, value_name = "N", help_heading = "Options")]
+    pub lr_warmup: Option<u64>,
+    /// Decay of the moving average of the weights
+    #[arg(long, value_name = "D", help_heading = "Options", value_parser = number)]
+    pub ema_decay: Option<f64>,
+    /// Decoupled weight decay
+    #[arg(long, value_name = "W", help_heading = "Options", value_parser = number)]
+    pub weight_decay: Option<f64>,
+    /// Largest norm of the gradient, 0 for no clipping
+    #[arg(long, value_name = "C", help_heading = "Options", value_parser = number)]
+    pub clip_norm: Option<f64>,
+    /// Probability that a label is dropped
+    #[arg(long, value_name = "P", help_heading = "Options", value_parser = number)]
+    pub label_dropout: Option<f64>,
+
+    /// What the network predicts
+    #[arg(long, value_name = "NAME", help_heading = "Process", value_parser = PossibleValuesParser::new(["eps", "x0", "v"]))]
+    pub prediction: Option<String>,
+    /// Noise schedule
+    #[arg(long, value_name = "NAME", help_heading = "Process",
+          value_parser = PossibleValuesParser::new(tweedie_schedule::BetaSchedule::NAMES.split(", ")))]
+    pub schedule: Option<String>,
+    /// Number of noise steps T
+    #[arg(long, value_name = "T", help_heading = "Process")]
+    pub train_steps: Option<NonZeroUsize>,
+    /// First beta
+    #[arg(long, value_name = "B", help_heading = "Process", value_parser = number)]
+    pub beta_start: Option<f64>,
+    /// Last beta
+    #[arg(long, value_name = "B", help_heading = "Process", value_parser = number)]
+    pub beta_end: Option<f64>,
+}
+
+impl TrainArgs {
+    /// Writes the options that were given over those of a preset, a file or a run.
+    pub(super) fn apply(&self, run: &mut RunConfig) -> anyhow::Result<()> {
+        /// Replaces a value by one that was given.
+        fn set<T, U: Clone + Into<T>>(value: &mut T, given: &Option<U>) {
+            if let Some(given) = given {
+                *value = given.clone().into();
+            }
+        }
+        set(&mut run.data, &self.data);
+        let train = &mut run.train;
+        set(&mut train.length, &self.epochs.map(|n| RunLength::Epochs(n.get())));
+        set(&mut train.length, &self.steps.map(|n| RunLength::Steps(n.get())));
+        set(&mut train.length, &self.minutes.map(RunLength::Minutes));
+        set(&mut train.checkpoint_minutes, &self.checkpoint_minutes);
+        set(&mut train.batch, &self.batch);
+        set(&mut train.seed, &self.seed);
+        set(&mut train.lr, &self.lr);
+        if let Some(name) = &self.lr_decay {
+            train.lr_decay = if name == "cosine" { LrDecay::Cosine } else { LrDecay::Constant };
+        }
+        set(&mut train.lr_warmup, &self.lr_warmup);
+        set(&mut train.ema_decay, &self.ema_decay);
+        set(&mut train.adamw.weight_decay, &self.weight_decay);
+        set(&mut train.clip_norm, &self.clip_norm);
+        set(&mut train.label_dropout, &self.label_dropout);
+        if let Some(name) = &self.prediction {
+            train.prediction = tweedie_schedule::Prediction::from_name(name)?;
+        }
+        set(&mut train.noise.schedule, &self.schedule);
+        set(&mut train.noise.train_steps, &self.train_steps);
+        set(&mut train.noise.beta_start, &self.beta_start);
+        set(&mut train.noise.beta_end, &self.beta_end);
+        Ok(())
+    }
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(|| "expected a finite number".to_owned())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    number(text).and_then(|x| if x > 0.0 { Ok(x) } else { Err("expected a number above 0".to_owned()) })
+}

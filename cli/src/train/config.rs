@@ -1,0 +1,355 @@
+//! What a run is: data, network and training options, as `train.toml` records them, and the presets.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tweedie_data::{Dataset, Range};
+use tweedie_schedule::{Prediction, TimestepMapping};
+use tweedie_train::{AdamW, LrDecay, NoiseConfig, RunLength, TrainConfig};
+use tweedie_unet::{Init, Model};
+
+/// The names of the presets.
+pub const PRESETS: [&str; 3] = ["mnist", "tiny", "book"];
+
+/// How JSON's null is written in TOML, which has none.
+const NULL: &str = "none";
+
+/// Everything that a run depends on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The preset that it was started from, or `custom`.
+    #[serde(default = "custom")]
+    pub preset: String,
+    /// The data set, as `--data` names it.
+    #[serde(default = "mnist")]
+    pub data: String,
+    /// How the network starts.
+    #[serde(default)]
+    pub init: InitName,
+    /// The grid of samples after each epoch.
+    #[serde(default)]
+    pub samples: SamplesConfig,
+    /// Training options.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// The network, with the keys of its `config.json`; those that follow from the data may be left out.
+    pub network: Map<String, Value>,
+}
+
+/// How the first values of the parameters are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InitName {
+    /// PyTorch's defaults.
+    Pytorch,
+    /// PyTorch's defaults, with zeros at the end of residual branches and of the network.
+    #[default]
+    ZeroResidual,
+}
+
+/// The grid of samples after each epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplesConfig {
+    /// Images for each label; 0: no samples.
+    pub per_label: usize,
+    /// Steps of DDIM.
+    pub steps: usize,
+    /// Guidance scale, where the network knows the null condition.
+    pub guidance: f64,
+}
+
+impl Default for SamplesConfig {
+    fn default() -> Self {
+        Self { per_label: 4, steps: 25, guidance: 2.0 }
+    }
+}
+
+fn custom() -> String {
+    "custom".to_owned()
+}
+
+fn mnist() -> String {
+    "mnist".to_owned()
+}
+
+/// The network of a preset.
+fn network(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+impl RunConfig {
+    /// A preset of [`PRESETS`].
+    ///
+    /// # Errors
+    /// If there is no such preset.
+    pub fn preset(name: &str) -> Result<Self> {
+        let (init, samples, train, network) = match name {
+            "mnist" => (
+                InitName::ZeroResidual,
+                SamplesConfig::default(),
+                TrainConfig {
+                    length: RunLength::Epochs(12),
+                    lr: 1e-3,
+                    lr_decay: LrDecay::Cosine,
+                    ..TrainConfig::default()
+                },
+                json!({
+                    "_class_name": "UNet2DModel",
+                    "block_out_channels": [32, 64, 128],
+                    "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+                    "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+                    "layers_per_block": 2,
+                    "attention_head_dim": 32,
+                    "norm_num_groups": 8,
+                }),
+            ),
+            "tiny" => (
+                InitName::ZeroResidual,
+                SamplesConfig { per_label: 2, steps: 10, ..SamplesConfig::default() },
+                TrainConfig { length: RunLength::Epochs(1), lr: 2e-3, ema_decay: 0.99, lr_warmup: 50, ..TrainConfig::default() },
+                json!({
+                    "_class_name": "UNet2DModel",
+                    "block_out_channels": [8, 16],
+                    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+                    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+                    "layers_per_block": 1,
+                    "add_attention": false,
+                    "norm_num_groups": 4,
+                }),
+            ),
+            "book" => (
+                InitName::Pytorch,
+                SamplesConfig::default(),
+                TrainConfig {
+                    length: RunLength::Epochs(10),
+                    lr: 1e-3,
+                    timestep: TimestepMapping::OneBased,
+                    range: Range::ZeroOne,
+                    adamw: AdamW { beta2: 0.999, weight_decay: 0.0, ..AdamW::default() },
+                    ..TrainConfig::default()
+                },
+                json!({ "_class_name": "UNetCond" }),
+            ),
+            other => bail!("there is no preset named \"{other}\"; choose one of: {}", PRESETS.join(", ")),
+        };
+        let network = self::network(network);
+        Ok(Self { preset: name.to_owned(), data: mnist(), init, samples, train, network })
+    }
+
+    /// Reads a file as [`RunConfig::write`] writes it.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no TOML, or has unknown keys or wrong values.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}; check the path, and that it is a text file", path.display()))?;
+        Self::from_toml(&text).with_context(|| {
+            format!("{} describes no training run; the train.toml of any run shows the keys", path.display())
+        })
+    }
+
+    fn from_toml(text: &str) -> Result<Self> {
+        let mut run: Self = toml::from_str(text)?;
+        for value in run.network.values_mut().filter(|value| value.as_str() == Some(NULL)) {
+            *value = Value::Null;
+        }
+        Ok(run)
+    }
+
+    /// The text of `train.toml`.
+    ///
+    /// # Errors
+    /// If a number cannot be written in TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        let mut run = self.clone();
+        for value in run.network.values_mut().filter(|value| value.is_null()) {
+            *value = json!(NULL);
+        }
+        let text = toml::to_string(&run).context("the options of the run cannot be written as TOML")?;
+        Ok(format!("# Every option of this run. A copy of it is what `tweedie train --config` reads.\n\n{text}"))
+    }
+
+    /// Fills in what follows from the data, and builds the network with its first values.
+    ///
+    /// # Errors
+    /// If the network's keys are wrong, or it does not fit the data or the training options.
+    pub fn build(&mut self, data: &Dataset) -> Result<Model> {
+        let [channels, height, width] = data.shape();
+        let class = self.network.get("_class_name").and_then(Value::as_str).unwrap_or("UNet2DModel").to_owned();
+        self.network.entry("_class_name").or_insert_with(|| json!(class));
+        let mut default = |key: &str, value: Value| {
+            self.network.entry(key).or_insert(value);
+        };
+        let (timestep, range) = if class == "UNetCond" {
+            default("in_channels", json!(channels));
+            default("image_size", json!(height));
+            default("num_classes", json!(data.classes().max(1)));
+            (TimestepMapping::OneBased, Range::ZeroOne)
+        } else {
+            default("in_channels", json!(channels));
+            default("out_channels", json!(channels));
+            default("sample_size", if height == width { json!(height) } else { json!([height, width]) });
+            if data.labels().is_some() && !self.network.contains_key("num_class_embeds") {
+                // One row more for the null condition.
+                self.network.insert("num_class_embeds".to_owned(), json!(data.classes() + 1));
+                self.network.insert("_tweedie_null_class".to_owned(), json!(data.classes()));
+            }
+            (TimestepMapping::ZeroBased, Range::MinusOneOne)
+        };
+        // A model directory does not say these; whoever opens it goes by the class.
+        if (self.train.timestep, self.train.range) != (timestep, range) {
+            let (timestep, range) = match class.as_str() {
+                "UNetCond" => ("one-based", "zero-one"),
+                _ => ("zero-based", "minus-one-one"),
+            };
+            bail!(
+                "a network of the class {class} is trained with timestep = \"{timestep}\" and range = \"{range}\"; \
+                 set these in [train]"
+            );
+        }
+        let mut model = Model::from_config(&self.network).context("the network cannot be built")?;
+        if (model.in_channels(), model.out_channels()) != (channels, channels) {
+            bail!(
+                "the network has {} input and {} output channels, and the images of {} have {channels}; \
+                 leave in_channels and out_channels out of [network], or set them to {channels}",
+                model.in_channels(),
+                model.out_channels(),
+                data.name()
+            );
+        }
+        let multiple = model.size_multiple();
+        if height % multiple != 0 || width % multiple != 0 {
+            bail!(
+                "the images of {} are {height} x {width}, and this network needs multiples of {multiple}; \
+                 choose one with fewer levels",
+                data.name()
+            );
+        }
+        let init = match self.init {
+            InitName::Pytorch => Init::PyTorch,
+            InitName::ZeroResidual => Init::ZeroResidual,
+        };
+        model.initialise(init, self.train.seed);
+        Ok(model)
+    }
+
+    /// The `scheduler_config.json` of the run: DDIM, which draws in few steps, over the process of the training.
+    ///
+    /// # Errors
+    /// If the schedule cannot be built.
+    pub fn scheduler(&self) -> Result<Value> {
+        let NoiseConfig { train_steps, beta_start, beta_end, .. } = self.train.noise;
+        let betas = self.train.noise.betas()?;
+        let table = match betas.config_name() {
+            Some(_) => Value::Null,
+            None => json!(self.train.noise.build()?.betas()),
+        };
+        Ok(json!({
+            "_class_name": "DDIMScheduler",
+            "num_train_timesteps": train_steps,
+            "beta_start": beta_start,
+            "beta_end": beta_end,
+            "beta_schedule": betas.config_name().unwrap_or("linear"),
+            "trained_betas": table,
+            "prediction_type": self.train.prediction.config_name().unwrap_or("epsilon"),
+            "clip_sample": self.clips(),
+            "clip_sample_range": 1.0,
+            "set_alpha_to_one": true,
+            "steps_offset": 0,
+            "timestep_spacing": "trailing",
+            "thresholding": false,
+            "rescale_betas_zero_snr": false,
+        }))
+    }
+
+    /// Whether samplers clip to [-1, 1], which is the range of the data.
+    pub fn clips(&self) -> bool {
+        self.train.range == Range::MinusOneOne
+    }
+
+    /// What the network predicts.
+    pub fn prediction(&self) -> Prediction {
+        self.train.prediction
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tweedie_data::Split;
+    use tweedie_denoiser::{Network, NetworkGrad};
+
+    use super::*;
+
+    #[test]
+    fn every_preset_builds_and_survives_its_file() {
+        let data = Dataset::open("mnist", Split::Test).unwrap();
+        for name in PRESETS {
+            let mut run = RunConfig::preset(name).unwrap();
+            let model = run.build(&data).unwrap();
+            assert_eq!((model.classes(), model.has_null_condition()), (10, true), "{name}");
+            assert_eq!(model.image_shape(), Some([1, 28, 28]), "{name}");
+            run.train = run.train.resolved(937).unwrap();
+            run.train.validate().unwrap();
+            let text = run.to_toml().unwrap();
+            assert_eq!(RunConfig::from_toml(&text).unwrap(), run, "{text}");
+            // The file alone makes the same network again.
+            let again = RunConfig::from_toml(&text).unwrap().build(&data).unwrap();
+            assert_eq!(again.params(), model.params(), "{name}");
+        }
+    }
+
+    #[test]
+    fn null_is_written_as_none() {
+        let mut run = RunConfig::preset("mnist").unwrap();
+        run.network.insert("attention_head_dim".to_owned(), Value::Null);
+        let text = run.to_toml().unwrap();
+        assert!(text.contains("attention_head_dim = \"none\""), "{text}");
+        assert_eq!(RunConfig::from_toml(&text).unwrap(), run);
+    }
+
+    #[test]
+    fn a_schedule_that_diffusers_cannot_name_is_written_as_its_table() {
+        let mut run = RunConfig::preset("mnist").unwrap();
+        for (name, file) in [("linear", "linear"), ("scaled-linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")] {
+            run.train.noise.schedule = name.to_owned();
+            let scheduler = run.scheduler().unwrap();
+            assert_eq!((scheduler["beta_schedule"].as_str(), &scheduler["trained_betas"]), (Some(file), &Value::Null));
+        }
+        run.train.noise.schedule = "exponential".to_owned();
+        let scheduler = run.scheduler().unwrap();
+        let betas = run.train.noise.build().unwrap().betas().to_vec();
+        assert_eq!(scheduler["trained_betas"], json!(betas));
+    }
+
+    #[test]
+    fn a_misspelt_key_and_a_network_that_does_not_fit_are_errors() {
+        let error = |text: &str| format!("{:#}", RunConfig::from_toml(text).unwrap_err());
+        assert!(error("[train]\nlearning_rate = 1\n[network]\n").contains("learning_rate"));
+        assert!(error("[train]\n").contains("network"));
+        let data = Dataset::open("mnist", Split::Test).unwrap();
+        let build = |change: fn(&mut RunConfig)| {
+            let mut run = RunConfig::preset("tiny").unwrap();
+            change(&mut run);
+            format!("{:#}", run.build(&data).unwrap_err())
+        };
+        let message = build(|run| run.train.range = Range::ZeroOne);
+        assert!(message.contains("range = \"minus-one-one\""), "{message}");
+        let message = build(|run| {
+            run.network.insert("in_channels".to_owned(), json!(3));
+        });
+        assert!(message.contains("3 input and 1 output channels"), "{message}");
+        let message = build(|run| {
+            run.network.insert("block_out_channels".to_owned(), json!([8, 8, 8, 8]));
+            run.network.insert("down_block_types".to_owned(), json!(["DownBlock2D"; 4]));
+            run.network.insert("up_block_types".to_owned(), json!(["UpBlock2D"; 4]));
+        });
+        assert!(message.contains("28 x 28") && message.contains("multiples of 8"), "{message}");
+    }
+}
