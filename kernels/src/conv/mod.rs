@@ -18,9 +18,10 @@ mod reference;
 mod tests;
 mod weight;
 mod winograd;
+mod winograd_weight;
 
 pub use pack::Filter;
-pub use weight::{backward_weight, backward_weight_with};
+pub use weight::backward_weight;
 
 use gather::{Gather, Start, Tap};
 

@@ -78,7 +78,7 @@ fn every_pass_matches_its_reference_on_every_instruction_set() {
             assert!(relative_error(&dx, &expected) < 1e-6, "backward_input {d:?} {isa:?}");
 
             let (mut dw, mut db) = (vec![-1.0; d.weight_len()], vec![2.0; d.c_out]);
-            backward_weight_with(isa, &d, &x, &dy, &mut dw, Some(&mut db));
+            weight::backward_weight_by(Algorithm::Gather, isa, &d, &x, &dy, &mut dw, Some(&mut db));
             let expected: Vec<f64> = dw_expected.iter().map(|v| v - 1.0).collect();
             assert!(relative_error(&dw, &expected) < 2e-6, "backward_weight {d:?} {isa:?}");
             let expected: Vec<f64> = db_expected.iter().map(|v| v + 2.0).collect();
@@ -111,6 +111,10 @@ fn winograd_matches_the_reference_on_every_instruction_set() {
             backward_input_by(Algorithm::Winograd4, &d, &filter, &dy, &mut dx);
             assert!(relative_error(&y, &y_expected) < 5e-6, "forward {d:?} {isa:?}");
             assert!(relative_error(&dx, &dx_expected) < 5e-6, "backward_input {d:?} {isa:?}");
+            let dw_expected: Vec<f64> = reference::backward_weight(&d, &x, &dy).0.iter().map(|v| v - 1.0).collect();
+            let mut dw = vec![-1.0; d.weight_len()];
+            weight::backward_weight_by(Algorithm::Winograd4, isa, &d, &x, &dy, &mut dw, None);
+            assert!(relative_error(&dw, &dw_expected) < 1e-5, "backward_weight {d:?} {isa:?}");
             // The two algorithms round differently: equal bits would mean that the choice had no effect.
             let mut gathered = vec![f32::NAN; d.out_len()];
             forward_by(Algorithm::Gather, &d, &x, &filter, Some(&bias), &mut gathered);

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use super::gather::Tap;
 use super::pack::{is_narrow, lanes, panel_vectors};
-use super::{ConvDims, source, split};
+use super::winograd::WinogradPanels;
+use super::{Algorithm, ConvDims, source, split, winograd_weight};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// Output pixels whose gradients stay in the first-level cache while every tap and channel meets them.
@@ -21,20 +22,34 @@ const TASKS: usize = 16;
 /// # Panics
 /// If a slice does not have the size that `d` says.
 pub fn backward_weight(d: &ConvDims, x: &[f32], dy: &[f32], dw: &mut [f32], db: Option<&mut [f32]>) {
-    backward_weight_with(Isa::best(), d, x, dy, dw, db);
+    let isa = Isa::best();
+    let transformed = WinogradPanels::fits(isa, d.kernel, d.c_in, d.c_out);
+    backward_weight_by(d.algorithm(transformed), isa, d, x, dy, dw, db);
 }
 
-/// [`backward_weight`] with a given instruction set, so that each can be tested.
-///
-/// # Panics
-/// As [`backward_weight`], and if the processor does not have the instruction set.
-pub fn backward_weight_with(isa: Isa, d: &ConvDims, x: &[f32], dy: &[f32], dw: &mut [f32], db: Option<&mut [f32]>) {
+/// [`backward_weight`] by a given algorithm, on a given instruction set.
+pub(super) fn backward_weight_by(
+    algorithm: Algorithm,
+    isa: Isa,
+    d: &ConvDims,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    db: Option<&mut [f32]>,
+) {
     d.check("conv::backward_weight", x.len(), dy.len());
     assert_eq!(dw.len(), d.weight_len(), "conv::backward_weight: floats of the filter's gradient for {d:?}");
     if let Some(db) = db {
         assert_eq!(db.len(), d.c_out, "conv::backward_weight: floats of the bias' gradient for {d:?}");
         backward_bias(d.c_out, dy, db);
     }
+    match algorithm {
+        Algorithm::Winograd4 => winograd_weight::backward_weight(isa, d, x, dy, dw),
+        Algorithm::Gather => backward_gathered(isa, d, x, dy, dw),
+    }
+}
+
+fn backward_gathered(isa: Isa, d: &ConvDims, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let pixels = d.out_pixels();
     if pixels == 0 || dw.is_empty() {
         return;

@@ -9,6 +9,7 @@
 //! block of tiles goes through all three stages while it lies in the second-level cache.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -18,17 +19,17 @@ use super::pack::{is_narrow, lanes, panel_vectors};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// Side of a tile of outputs.
-const TILE: usize = 4;
+pub(super) const TILE: usize = 4;
 /// Side of a tile of inputs.
-const PATCH: usize = TILE + 2;
+pub(super) const PATCH: usize = TILE + 2;
 /// Products per tile and pair of channels.
-const POINTS: usize = PATCH * PATCH;
+pub(super) const POINTS: usize = PATCH * PATCH;
 /// Tiles that go through the three stages together: a multiple of the rows of every register tile.
 const BLOCK_TILES: usize = 24;
 /// Outputs whose filters are transformed together, at least; it divides the width of every panel.
 const OUTPUTS_AT_ONCE: usize = 8;
 /// Floats between the planes of two points beyond their content, so that the planes do not share cache sets.
-const PLANE_GAP: usize = 16;
+pub(super) const PLANE_GAP: usize = 16;
 
 /// Transformed filters, `[point][panel][channel][width]`.
 #[derive(Clone, Debug)]
@@ -168,7 +169,8 @@ impl WithSimd for Staged<'_> {
     fn with_simd<S: Simd>(self, s: S) {
         let Staged(task, scratch) = self;
         let (patches, products) = scratch.split_at_mut(POINTS * task.in_plane());
-        task.transform_input(s, patches);
+        let source = Pictures { d: task.d, values: task.x, channels: task.filter.channels, zeros: task.zeros };
+        source.transform_input(s, task.first..task.first + task.count, 0..source.channels, task.in_plane(), patches);
         match (S::LANES, task.filter.vectors) {
             (16, 4) => task.multiply::<S, 6, 4>(s, patches, products),
             (16, 2) => task.multiply::<S, 12, 2>(s, patches, products),
@@ -188,50 +190,6 @@ impl Task<'_> {
 
     fn out_plane(&self) -> usize {
         BLOCK_TILES * self.filter.outputs.next_multiple_of(self.filter.width) + PLANE_GAP
-    }
-
-    /// Picture, and row and column of the first output, of tile `index`.
-    #[inline(always)]
-    fn place(&self, index: usize) -> (usize, usize, usize) {
-        let (rows, cols) = (self.d.h.div_ceil(TILE), self.d.w.div_ceil(TILE));
-        let tile = self.first + index;
-        (tile / (rows * cols), tile / cols % rows * TILE, tile % cols * TILE)
-    }
-
-    /// `B^T d B` of every tile, `[point][tile][channel]`.
-    #[inline(always)]
-    fn transform_input<S: Simd>(&self, s: S, patches: &mut [f32]) {
-        let (h, w, channels) = (self.d.h, self.d.w, self.filter.channels);
-        let plane = self.in_plane();
-        for tile in 0..self.count {
-            let (n, top, left) = self.place(tile);
-            let mut sources = [self.zeros.as_ptr(); POINTS];
-            for u in 0..PATCH {
-                for v in 0..PATCH {
-                    // The patch begins one row above and one column to the left of its outputs.
-                    let (i, j) = (top + u, left + v);
-                    if i >= 1 && i <= h && j >= 1 && j <= w {
-                        sources[u * PATCH + v] = self.x[((n * h + i - 1) * w + j - 1) * channels..].as_ptr();
-                    }
-                }
-            }
-            let target = patches[tile * channels..].as_mut_ptr();
-            for c in (0..channels).step_by(S::LANES) {
-                let mut rows = [[s.splat(0.0); PATCH]; PATCH];
-                for (u, row) in rows.iter_mut().enumerate() {
-                    // SAFETY: each source has `channels` floats, a whole number of vectors.
-                    *row =
-                        input_transform(s, std::array::from_fn(|v| unsafe { s.load(sources[u * PATCH + v].add(c)) }));
-                }
-                for v in 0..PATCH {
-                    let column = input_transform(s, std::array::from_fn(|u| rows[u][v]));
-                    for (u, value) in column.into_iter().enumerate() {
-                        // SAFETY: plane `u, v` holds BLOCK_TILES * channels floats and `tile < BLOCK_TILES`.
-                        unsafe { s.store(target.add((u * PATCH + v) * plane + c), value) };
-                    }
-                }
-            }
-        }
     }
 
     /// The matrix product of every point, `[point][tile][output]`.
@@ -271,7 +229,7 @@ impl Task<'_> {
         let plane = self.out_plane();
         let padded = outputs.next_multiple_of(self.filter.width);
         for tile in 0..self.count {
-            let (n, top, left) = self.place(tile);
+            let (n, top, left) = place(self.d, self.first + tile);
             let (rows, cols) = (TILE.min(h - top), TILE.min(w - left));
             let source = products[tile * padded..].as_ptr();
             for o in (0..outputs).step_by(S::LANES) {
@@ -301,6 +259,70 @@ impl Task<'_> {
                             };
                             s.store(y, value);
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Picture, and row and column of the first output, of tile `tile`.
+#[inline(always)]
+pub(super) fn place(d: &ConvDims, tile: usize) -> (usize, usize, usize) {
+    let (rows, cols) = (d.h.div_ceil(TILE), d.w.div_ceil(TILE));
+    (tile / (rows * cols), tile / cols % rows * TILE, tile % cols * TILE)
+}
+
+/// Pictures `[n, h, w, channels]` whose tiles are transformed.
+#[derive(Clone, Copy)]
+pub(super) struct Pictures<'a> {
+    pub(super) d: &'a ConvDims,
+    pub(super) values: &'a [f32],
+    pub(super) channels: usize,
+    /// As many zeros as there are channels: what lies outside a picture.
+    pub(super) zeros: &'a [f32],
+}
+
+impl Pictures<'_> {
+    /// `B^T d B` of some tiles and channels, `[point][tile][channel]`, `plane` floats from point to point.
+    #[inline(always)]
+    pub(super) fn transform_input<S: Simd>(
+        &self,
+        s: S,
+        tiles: Range<usize>,
+        channels: Range<usize>,
+        plane: usize,
+        patches: &mut [f32],
+    ) {
+        let (h, w) = (self.d.h, self.d.w);
+        assert!(tiles.len() * channels.len() <= plane && POINTS * plane <= patches.len());
+        assert!(channels.end <= self.channels && channels.len().is_multiple_of(S::LANES));
+        for (index, tile) in tiles.enumerate() {
+            let (n, top, left) = place(self.d, tile);
+            let mut sources = [self.zeros[channels.start..].as_ptr(); POINTS];
+            for u in 0..PATCH {
+                for v in 0..PATCH {
+                    // The patch begins one row above and one column to the left of its outputs.
+                    let (i, j) = (top + u, left + v);
+                    if i >= 1 && i <= h && j >= 1 && j <= w {
+                        let pixel = (n * h + i - 1) * w + j - 1;
+                        sources[u * PATCH + v] = self.values[pixel * self.channels + channels.start..].as_ptr();
+                    }
+                }
+            }
+            let target = patches[index * channels.len()..].as_mut_ptr();
+            for c in (0..channels.len()).step_by(S::LANES) {
+                let mut rows = [[s.splat(0.0); PATCH]; PATCH];
+                for (u, row) in rows.iter_mut().enumerate() {
+                    // SAFETY: from its start each source has `channels.len()` floats, a whole number of vectors.
+                    *row =
+                        input_transform(s, std::array::from_fn(|v| unsafe { s.load(sources[u * PATCH + v].add(c)) }));
+                }
+                for v in 0..PATCH {
+                    let column = input_transform(s, std::array::from_fn(|u| rows[u][v]));
+                    for (u, value) in column.into_iter().enumerate() {
+                        // SAFETY: a plane has room for all channels of all tiles, and `patches` for every plane.
+                        unsafe { s.store(target.add((u * PATCH + v) * plane + c), value) };
                     }
                 }
             }
