@@ -1,2 +1,45 @@
-//! cli
-fn main() {}
+//! `tweedie`: draw with diffusion models, train them and look into them.
+//!
+//! Arguments are parsed in [`args`] and nowhere else; each command plans what they mean for its model, then runs.
+#![forbid(unsafe_code)]
+
+mod args;
+mod console;
+mod inspect;
+mod labels;
+mod model;
+mod picture;
+mod predict;
+mod sample;
+mod schedule;
+mod scheduler;
+mod train;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => console::report_error(&error),
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let common = &cli.common;
+    if let Some(threads) = common.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
+        pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
+    }
+    match &cli.command {
+        Command::Sample(args) => sample::run(args, common),
+        Command::Train(args) => train::run(args, common),
+        Command::Predict(args) => predict::run(args, common),
+        Command::Inspect(args) => inspect::run(args, common),
+        Command::Schedule(args) => schedule::run(args, common),
+    }
+}

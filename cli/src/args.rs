@@ -1,0 +1,338 @@
+//! The command line: what can be typed, and nothing of what it means for a model.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use tweedie_samplers::{SolverSpec, solver_by_name};
+use tweedie_schedule::{BetaSchedule, Prediction, Spacing};
+
+use crate::labels::LabelList;
+use crate::train::TrainArgs;
+
+/// Train diffusion models and draw with them, on an ordinary CPU.
+#[derive(Parser, Debug)]
+#[command(name = "tweedie", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  tweedie sample                                  ten columns of digits from the bundled model
+  tweedie sample --labels 3,7 --per-label 4       four threes and four sevens
+  tweedie train --data mnist                      train the next one, and watch it
+  tweedie inspect                                 the layers of the bundled model
+  tweedie schedule --schedule cosine              the noise levels of a schedule
+
+`tweedie COMMAND --help` explains each command.")]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Threads to compute with; results do not depend on it [default: one for each core]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// No progress and no report on stderr, only errors
+    #[arg(long, global = true)]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Draw images from a model
+    Sample(Box<SampleArgs>),
+    /// Train a model and watch it learn
+    Train(Box<TrainArgs>),
+    /// Run a network once on given inputs
+    Predict(PredictArgs),
+    /// Show layers, parameters, memory and time of a model
+    Inspect(InspectArgs),
+    /// Print or plot the tables of a noise schedule
+    Schedule(ScheduleArgs),
+}
+
+/// Which model.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArg {
+    /// A model directory (diffusers layout, `book`, or a training run) or an oracle's .json [default: the bundled digits]
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+}
+
+/// The process that a model without a scheduler of its own was trained on.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ProcessArgs {
+    /// Noise schedule, for a model that has no scheduler config [default: linear]
+    #[arg(long, value_name = "NAME", value_parser = names(BetaSchedule::NAMES))]
+    pub schedule: Option<String>,
+    /// Number of training steps T [default: 1000]
+    #[arg(long, value_name = "T", value_parser = train_steps)]
+    pub train_steps: Option<usize>,
+    /// First beta [default: 0.0001]
+    #[arg(long, value_name = "B", value_parser = open_unit)]
+    pub beta_start: Option<f64>,
+    /// Last beta [default: 0.02]
+    #[arg(long, value_name = "B", value_parser = open_unit)]
+    pub beta_end: Option<f64>,
+}
+
+impl ProcessArgs {
+    /// The rule of the betas.
+    ///
+    /// # Errors
+    /// If there is no schedule of that name.
+    pub fn betas(&self) -> Result<BetaSchedule, tweedie_schedule::ScheduleError> {
+        let name = self.schedule.as_deref().unwrap_or("linear");
+        BetaSchedule::from_name(name, self.beta_start.unwrap_or(1e-4), self.beta_end.unwrap_or(0.02))
+    }
+
+    /// T.
+    pub fn steps(&self) -> usize {
+        self.train_steps.unwrap_or(1000)
+    }
+
+    /// The first option that was given, as it is typed.
+    pub fn given(&self) -> Option<&'static str> {
+        [
+            (self.schedule.is_some(), "--schedule"),
+            (self.train_steps.is_some(), "--train-steps"),
+            (self.beta_start.is_some(), "--beta-start"),
+            (self.beta_end.is_some(), "--beta-end"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
+    }
+}
+
+/// `tweedie sample`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  tweedie sample                                       digits 0 to 9, eight of each, to sample.png
+  tweedie sample --labels 0-3,7 --per-label 2          two each of 0, 1, 2, 3 and 7
+  tweedie sample --labels none --count 25              25 without a label
+  tweedie sample --model runs/mnist --steps 100        from a training run
+  tweedie sample --sampler ddpm --out digits.npy       all steps of the process, raw numbers
+  tweedie sample --save-noise z.safetensors            keep the noise; --noise z.safetensors replays it
+
+Image number i of a seed is the same image whatever --count, --batch and --threads are.")]
+pub struct SampleArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Labels to draw: a list of numbers, ranges and `none`, such as 0-9 or 0-3,7 or none
+    /// [default: every label of the model]
+    #[arg(long, value_name = "LABELS")]
+    pub labels: Option<LabelList>,
+    /// Images for each label [default: 8; 1 if a label is listed twice; 16 for `none` alone]
+    #[arg(long, value_name = "N", conflicts_with = "count")]
+    pub per_label: Option<NonZeroUsize>,
+    /// Images in all; the labels are taken in turn
+    #[arg(long, value_name = "N")]
+    pub count: Option<NonZeroUsize>,
+    /// Seed of all randomness
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Sampler [default: that of the model's scheduler config; ddim where there is none]
+    #[arg(long, value_name = "NAME", value_parser = names(SolverSpec::NAMES))]
+    pub sampler: Option<String>,
+    /// Sampling steps [default: 50 for ddim, every step of the process for ddpm]
+    #[arg(long, value_name = "K")]
+    pub steps: Option<NonZeroUsize>,
+    /// Which steps of the process are visited [default: that of the model; trailing where it has none]
+    #[arg(long, value_name = "NAME", value_parser = names(Spacing::NAMES))]
+    pub spacing: Option<String>,
+    /// Noise added by ddim in each step: 0 is deterministic, 1 as much as ddpm [default: 0]
+    #[arg(long, value_name = "E", value_parser = not_negative)]
+    pub eta: Option<f64>,
+    /// Guidance scale: 1 is none, 2 to 3 gives clearer digits [default: 2.5 where the network can do without its label]
+    #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
+    pub guidance: Option<f64>,
+    /// What the network predicts [default: that of the model; eps where it does not say]
+    #[arg(long, value_name = "NAME", value_parser = names(Prediction::NAMES))]
+    pub prediction: Option<String>,
+    /// The process of an oracle.
+    #[command(flatten, next_help_heading = "Process (for an oracle)")]
+    pub process: ProcessArgs,
+    /// Noise to use: `initial` [N,C,H,W] and, for samplers that add noise, `steps` [K,N,C,H,W]
+    #[arg(long, value_name = "FILE.safetensors", help_heading = "Files", value_parser = safetensors_path)]
+    pub noise: Option<PathBuf>,
+    /// Write the noise that was used, in the form that --noise reads
+    #[arg(long, value_name = "FILE.safetensors", help_heading = "Files", value_parser = safetensors_path)]
+    pub save_noise: Option<PathBuf>,
+    /// Where the images go: a .png grid, or raw numbers [N,C,H,W] as .npy or .safetensors
+    #[arg(long, value_name = "FILE", help_heading = "Files", default_value = "sample.png", value_parser = sample_path)]
+    pub out: PathBuf,
+    /// Size of the images, H or HxW, for a network whose config does not tell it (or another size than it tells)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Images computed at once; results do not depend on it [default: what fits in memory easily]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<NonZeroUsize>,
+    /// No picture in the terminal
+    #[arg(long)]
+    pub no_preview: bool,
+    /// Print one JSON document that describes the run
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tweedie predict`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+The input holds `sample` [N,C,H,W], `timestep` [N] (the number that the network sees: from 0 for diffusers models, from 1 for
+book models) and, for networks with labels, `class_labels` [N] (-1: no condition). The output holds `sample` [N,C,H,W] in f32.
+
+Example:
+  tweedie predict --model runs/mnist --input in.safetensors --out out.safetensors")]
+pub struct PredictArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Inputs
+    #[arg(long, value_name = "IN.safetensors", value_parser = safetensors_path)]
+    pub input: PathBuf,
+    /// Outputs
+    #[arg(long, value_name = "OUT.safetensors", value_parser = safetensors_path)]
+    pub out: PathBuf,
+}
+
+/// `tweedie inspect`.
+#[derive(Args, Clone, Debug)]
+pub struct InspectArgs {
+    /// A model directory [default: the bundled digits]
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tweedie schedule`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  tweedie schedule                                      some rows of the linear schedule
+  tweedie schedule --schedule cosine --plot cosine.svg  its curves as a picture
+  tweedie schedule --json > linear.json                 every number, arrays of length T for t = 1..T")]
+pub struct ScheduleArgs {
+    /// The schedule.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// Draw betas, alphas_cumprod and log-SNR over t
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_path)]
+    pub plot: Option<PathBuf>,
+}
+
+/// One of a comma-separated list of names.
+fn names(list: &'static str) -> impl TypedValueParser<Value = String> {
+    PossibleValuesParser::new(list.split(", "))
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse::<f64>().map_err(|_| "expected a number".to_owned())
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    number(text).and_then(|x| if x.is_finite() { Ok(x) } else { Err("expected a finite number".to_owned()) })
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    finite(text).and_then(|x| if x >= 0.0 { Ok(x) } else { Err("expected 0 or more".to_owned()) })
+}
+
+fn open_unit(text: &str) -> Result<f64, String> {
+    let inside = |x: f64| x > 0.0 && x < 1.0;
+    number(text).and_then(|x| if inside(x) { Ok(x) } else { Err("expected a number between 0 and 1".to_owned()) })
+}
+
+fn train_steps(text: &str) -> Result<usize, String> {
+    let highest = tweedie_schedule::Schedule::MAX_STEPS;
+    let error = || format!("expected a whole number from 1 to {highest}");
+    text.parse().ok().filter(|t| (1..=highest).contains(t)).ok_or_else(error)
+}
+
+/// `H` or `HxW`.
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let side = |text: &str| text.parse().ok().filter(|s| (1..=1 << 16).contains(s));
+    let (h, w) = text.split_once('x').unwrap_or((text, text));
+    Ok([side(h), side(w)]).and_then(|sides: [Option<usize>; 2]| match sides {
+        [Some(h), Some(w)] => Ok([h, w]),
+        _ => Err("expected a size such as 32 or 32x48".to_owned()),
+    })
+}
+
+/// A path whose suffix is one of `suffixes`.
+fn path_with_suffix(text: &str, suffixes: &[&str]) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if suffixes.contains(&suffix.as_str()) {
+        return Ok(path);
+    }
+    let list = suffixes.iter().map(|s| format!(".{s}")).collect::<Vec<_>>().join(", ");
+    Err(format!("the name should end in {}{list}", if suffixes.len() > 1 { "one of " } else { "" }))
+}
+
+fn sample_path(text: &str) -> Result<PathBuf, String> {
+    path_with_suffix(text, &["png", "npy", "safetensors"])
+}
+
+fn safetensors_path(text: &str) -> Result<PathBuf, String> {
+    path_with_suffix(text, &["safetensors"])
+}
+
+fn svg_path(text: &str) -> Result<PathBuf, String> {
+    path_with_suffix(text, &["svg"])
+}
+
+/// The solver of a name that the command line has accepted, with its defaults.
+///
+/// # Errors
+/// If there is no such solver.
+pub fn solver(name: &str) -> anyhow::Result<SolverSpec> {
+    Ok(solver_by_name(name)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn suffixes_are_judged_without_regard_to_case() {
+        assert!(sample_path("a/b.PNG").is_ok());
+        assert!(sample_path("a/b.npy").is_ok());
+        for wrong in ["a/b", "a.jpg", "png", ".png"] {
+            assert!(sample_path(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_outside_their_range_are_refused() {
+        for wrong in ["0", "1", "-0.1", "nan", "x", ""] {
+            assert!(open_unit(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["0", "1000001", "-1", "1.5"] {
+            assert!(train_steps(wrong).is_err(), "{wrong}");
+        }
+        assert!(not_negative("-0.5").is_err());
+        assert!(finite("inf").is_err());
+        assert_eq!(finite("-2.5"), Ok(-2.5));
+    }
+}

@@ -1,0 +1,269 @@
+//! `tweedie inspect`: what a model consists of, and what a step of it costs here.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use ndarray::Array4;
+use serde_json::{Value, json};
+use tweedie_denoiser::{Condition, Network};
+use tweedie_samplers::SchedulerSpec;
+use tweedie_schedule::TimestepMapping;
+use tweedie_unet::Summary;
+
+use crate::args::{Common, InspectArgs, ProcessArgs};
+use crate::console;
+use crate::model::{self, Loaded, LoadedNetwork, LoadedOracle};
+use crate::sample::plan::{self, Overrides};
+
+/// Timed passes after one that is not counted.
+const PASSES: usize = 5;
+/// No further pass is timed after this many seconds.
+const SECONDS: f64 = 3.0;
+
+/// Runs the command.
+///
+/// # Errors
+/// If the model cannot be opened or run.
+pub fn run(args: &InspectArgs, _common: &Common) -> Result<()> {
+    let model = model::open(args.model.as_deref())?;
+    let process = ProcessArgs::default();
+    let options = Overrides { sampler: None, spacing: None, prediction: None, eta: None, process: &process };
+    // A model whose own sampler does not exist here can be looked into all the same.
+    let scheduler = plan::scheduler(&model, &options);
+    match model {
+        Loaded::Oracle(oracle) => inspect_oracle(&oracle, args.json),
+        Loaded::Network(network) => inspect_network(&network, scheduler, args.json),
+    }
+}
+
+fn inspect_oracle(oracle: &LoadedOracle, json: bool) -> Result<()> {
+    let shape = oracle.oracle.shape();
+    if json {
+        return console::print_json(&json!({
+            "model": oracle.name, "class": "oracle", "sample_shape": shape, "labels": oracle.labels,
+        }));
+    }
+    let labels = if oracle.labels.is_empty() { "no labels".to_owned() } else { format!("labels {:?}", oracle.labels) };
+    console::print(&format!("{}: the exact denoiser of a Gaussian mixture, samples {shape:?}, {labels}\n", oracle.name))
+}
+
+/// What a forward pass of one image costs.
+struct Cost {
+    summary: Summary,
+    size: [usize; 2],
+    /// Seconds per image.
+    seconds: f64,
+}
+
+fn inspect_network(model: &LoadedNetwork, scheduler: Result<SchedulerSpec>, json: bool) -> Result<()> {
+    let cost = match model.network.image_shape() {
+        Some([_, h, w]) => Some(measure(model, h, w)?),
+        None => None,
+    };
+    if json {
+        console::print_json(&document(model, &cost, &scheduler))
+    } else {
+        console::print(&text(model, &cost, &scheduler))
+    }
+}
+
+fn measure(model: &LoadedNetwork, h: usize, w: usize) -> Result<Cost> {
+    let network = &model.network;
+    let x = Array4::from_shape_fn((1, network.in_channels(), h, w), |(_, c, i, j)| {
+        ((c + i * 7 + j * 3) % 11) as f32 / 11.0 - 0.5
+    });
+    let labels = network.classes() > 0 && !network.has_null_condition();
+    let condition = Condition::labels(vec![labels.then_some(0)]);
+    let pass = || network.predict(x.view(), &[500.0], &condition).with_context(|| format!("cannot run {}", model.name));
+    // The first pass packs the weights.
+    pass()?;
+    let (start, mut best) = (Instant::now(), f64::INFINITY);
+    for _ in 0..PASSES {
+        let begin = Instant::now();
+        pass()?;
+        best = best.min(begin.elapsed().as_secs_f64());
+        if start.elapsed().as_secs_f64() > SECONDS {
+            break;
+        }
+    }
+    Ok(Cost { summary: network.summary(h, w), size: [h, w], seconds: best })
+}
+
+impl Cost {
+    /// Bytes of the largest layer output of one image, and of all of them.
+    fn activations(&self) -> [u64; 2] {
+        let sizes = self.summary.layers.iter().map(|layer| 4 * layer.output.iter().product::<usize>() as u64);
+        [sizes.clone().max().unwrap_or(0), sizes.sum()]
+    }
+}
+
+fn document(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<SchedulerSpec>) -> Value {
+    let network = &model.network;
+    let params = tweedie_denoiser::NetworkGrad::params(network);
+    let mut document = json!({
+        "model": model.name,
+        "class": model.class_name,
+        "config": network.config(),
+        "parameters": params.trainable(),
+        "tensors": params.table().len(),
+        "stored_types": model.stored_types,
+        "stored_bytes": model.stored_bytes,
+        "weights_bytes": 4 * params.len(),
+        "classes": network.classes(),
+        "null_condition": network.has_null_condition(),
+        "in_channels": network.in_channels(),
+        "out_channels": network.out_channels(),
+        "size_multiple": network.size_multiple(),
+        "first_timestep": first_timestep(model),
+    });
+    if let Some(cost) = cost {
+        let layers = cost.summary.layers.iter().map(|layer| {
+            json!({
+                "name": layer.name, "kind": layer.kind, "output": layer.output, "parameters": layer.params,
+                "flops": layer.flops,
+            })
+        });
+        let [largest, all] = cost.activations();
+        document["image_size"] = json!(cost.size);
+        document["layers"] = layers.collect();
+        document["flops_per_image"] = json!(cost.summary.flops());
+        document["largest_activation_bytes"] = json!(largest);
+        document["all_activations_bytes"] = json!(all);
+        document["seconds_per_image"] = json!(cost.seconds);
+        document["flops_per_second"] = json!(cost.summary.flops() as f64 / cost.seconds);
+    }
+    document["scheduler"] = match scheduler {
+        Ok(spec) => scheduler_document(model, spec),
+        Err(e) => json!({ "error": format!("{e:#}") }),
+    };
+    document
+}
+
+fn scheduler_document(model: &LoadedNetwork, spec: &SchedulerSpec) -> Value {
+    json!({
+        "file": model.scheduler.as_ref().map(|(_, path)| path.display().to_string()),
+        "sampler": spec.solver.name(),
+        "train_steps": spec.train_steps,
+        "betas": spec.betas.config_name(),
+        "prediction": spec.prediction.name(),
+        "spacing": spec.spacing.name(),
+        "steps_offset": spec.steps_offset,
+        "rescale_betas_zero_snr": spec.rescale_zero_snr,
+        "clip": format!("{:?}", spec.clip),
+    })
+}
+
+/// The number that the network sees at the first step of the process.
+fn first_timestep(model: &LoadedNetwork) -> usize {
+    usize::from(model.mapping() == TimestepMapping::OneBased)
+}
+
+fn text(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<SchedulerSpec>) -> String {
+    let network = &model.network;
+    let params = tweedie_denoiser::NetworkGrad::params(network);
+    let mut text = format!("{} ({})\n\n", model.name, model.class_name);
+    if let Some(cost) = cost {
+        text += &table(&cost.summary);
+        text.push('\n');
+    }
+    let mut line = |name: &str, value: String| text += &format!("{name:<12} {value}\n");
+    line("parameters", format!("{} in {} tensors", thousands(params.trainable() as u64), params.table().len()));
+    line(
+        "weights",
+        format!(
+            "{} in memory (f32), {} stored ({})",
+            console::bytes(4 * params.len() as u64),
+            console::bytes(model.stored_bytes),
+            model.stored_types
+        ),
+    );
+    let labels = match (network.classes(), network.has_null_condition()) {
+        (0, _) => "none".to_owned(),
+        (n, true) => format!("0 to {}, or none", n - 1),
+        (n, false) => format!("0 to {}", n - 1),
+    };
+    line("labels", labels);
+    line("time", format!("the network sees t from {}", first_timestep(model)));
+    match cost {
+        Some(cost) => {
+            let [h, w] = cost.size;
+            let [largest, all] = cost.activations();
+            line("images", format!("{} x {h} x {w}", network.in_channels()));
+            line(
+                "activations",
+                format!("{} the largest, {} all, per image", console::bytes(largest), console::bytes(all)),
+            );
+            line("operations", format!("{:.3} GFLOP per image", cost.summary.flops() as f64 / 1e9));
+            line(
+                "speed",
+                format!(
+                    "{:.2} ms per image and step here (one image at a time; batches are faster), {:.1} GFLOP/s",
+                    1e3 * cost.seconds,
+                    cost.summary.flops() as f64 / cost.seconds / 1e9
+                ),
+            );
+        }
+        None => line("images", "of any size: the config does not tell sample_size".to_owned()),
+    }
+    match scheduler {
+        Ok(spec) => {
+            let betas = spec.betas.config_name().unwrap_or("a table of its own");
+            line(
+                "scheduler",
+                format!(
+                    "{}, {} betas, T = {}, predicts {}, {} spacing{}",
+                    spec.solver.name(),
+                    betas,
+                    spec.train_steps,
+                    spec.prediction.name(),
+                    spec.spacing.name(),
+                    if model.scheduler.is_none() { " (usual for this kind; there is no scheduler config)" } else { "" }
+                ),
+            );
+        }
+        Err(e) => line("scheduler", format!("{e:#}")),
+    }
+    text
+}
+
+fn table(summary: &Summary) -> String {
+    let width = |of: fn(&tweedie_unet::LayerSummary) -> &str, title: &str| {
+        summary.layers.iter().map(|l| of(l).chars().count()).max().unwrap_or(0).max(title.len())
+    };
+    let (name, kind) = (width(|l| &l.name, "layer"), width(|l| &l.kind, "kind"));
+    let mut text =
+        format!("{:<name$}  {:<kind$}  {:>14}  {:>12}  {:>9}\n", "layer", "kind", "output", "parameters", "MFLOP");
+    for layer in &summary.layers {
+        let [c, h, w] = layer.output;
+        let output = format!("{c} x {h} x {w}");
+        let (params, mflop) = (thousands(layer.params as u64), layer.flops as f64 / 1e6);
+        text += &format!("{:<name$}  {:<kind$}  {output:>14}  {params:>12}  {mflop:>9.3}\n", layer.name, layer.kind);
+    }
+    text
+}
+
+/// `1,234,567`.
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_separated() {
+        assert_eq!(
+            ["0", "999", "1,000", "1,234,567"],
+            [0, 999, 1000, 1_234_567].map(thousands).each_ref().map(String::as_str)
+        );
+    }
+}

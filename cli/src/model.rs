@@ -1,0 +1,236 @@
+//! MODEL on the command line: the bundled digits, a directory, or an oracle.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
+use tweedie_checkpoint::{Config, ModelDir, ModelKind, TensorFile, check_keys, read_config};
+use tweedie_data::Range;
+use tweedie_denoiser::{Component, Mean, MixtureOracle, Network, NetworkGrad, Role};
+use tweedie_schedule::TimestepMapping;
+use tweedie_unet::Model;
+
+/// The name of the bundled model in messages and files.
+pub const BUNDLED: &str = "digits (bundled)";
+
+const BUNDLED_CONFIG: &str = include_str!("../assets/digits/config.json");
+const BUNDLED_SCHEDULER: &str = include_str!("../assets/digits/scheduler_config.json");
+const BUNDLED_WEIGHTS: &[u8] = include_bytes!("../assets/digits/diffusion_pytorch_model.safetensors");
+
+/// What can be drawn from.
+pub enum Loaded {
+    /// A network and what its directory says.
+    Network(Box<LoadedNetwork>),
+    /// An exact denoiser.
+    Oracle(Box<LoadedOracle>),
+}
+
+/// A network with its weights.
+pub struct LoadedNetwork {
+    /// The directory, or [`BUNDLED`].
+    pub name: String,
+    /// How it lies on disk.
+    pub kind: ModelKind,
+    /// The class in its config.
+    pub class_name: String,
+    /// The network.
+    pub network: Model,
+    /// The scheduler's config and where it was read, if there is one.
+    pub scheduler: Option<(Config, PathBuf)>,
+    /// Bytes of the weights as they are stored.
+    pub stored_bytes: u64,
+    /// The types that the weights are stored in, such as `F16`.
+    pub stored_types: String,
+}
+
+/// An exact denoiser and the labels that it knows.
+pub struct LoadedOracle {
+    /// The file.
+    pub name: String,
+    /// The denoiser.
+    pub oracle: MixtureOracle,
+    /// Every label of a component, in ascending order.
+    pub labels: Vec<usize>,
+}
+
+/// Opens what `--model` names.
+///
+/// # Errors
+/// If it is no model, or one that is damaged or not supported; the message names the file and the key.
+pub fn open(model: Option<&Path>) -> Result<Loaded> {
+    match model {
+        Some(path) if is_oracle(path) => Ok(Loaded::Oracle(Box::new(open_oracle(path)?))),
+        _ => Ok(Loaded::Network(Box::new(open_network(model)?))),
+    }
+}
+
+/// Opens what `--model` names, which has to be a network.
+///
+/// # Errors
+/// As [`open`]; also for an oracle.
+pub fn open_network(model: Option<&Path>) -> Result<LoadedNetwork> {
+    match model {
+        None => {
+            let dir = ModelDir::from_memory(BUNDLED, BUNDLED_CONFIG, Some(BUNDLED_SCHEDULER), BUNDLED_WEIGHTS)?;
+            from_dir(dir, BUNDLED.to_owned())
+        }
+        Some(path) if is_oracle(path) => {
+            bail!("{} is an oracle, which has no network; give a model directory", path.display())
+        }
+        Some(path) => from_dir(ModelDir::open(path)?, path.display().to_string()),
+    }
+}
+
+/// Whether a path names an oracle: a JSON file.
+fn is_oracle(path: &Path) -> bool {
+    path.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("json")) && !path.is_dir()
+}
+
+fn from_dir(dir: ModelDir, name: String) -> Result<LoadedNetwork> {
+    let mut network = Model::from_config(&dir.config).with_context(|| dir.config_path.display().to_string())?;
+    let sizes = dir.weights.tensors().map(|t| (t.shape.iter().product::<usize>() * t.dtype.bitsize() / 8) as u64);
+    let stored_bytes = sizes.sum();
+    let mut types: Vec<String> = dir.weights.tensors().map(|t| t.dtype.to_string()).collect();
+    types.sort();
+    types.dedup();
+    load_weights(&mut network, &dir.weights)?;
+    Ok(LoadedNetwork {
+        name,
+        kind: dir.kind,
+        class_name: dir.class_name,
+        network,
+        scheduler: dir.scheduler.map(|config| (config, dir.scheduler_path)),
+        stored_bytes,
+        stored_types: types.join(", "),
+    })
+}
+
+/// Fills a network with the tensors of a file, which have to be exactly those that it expects.
+fn load_weights(network: &mut Model, file: &TensorFile) -> Result<()> {
+    let table = network.expected().to_vec();
+    check_keys(table.iter().map(|p| (p.name.as_str(), p.shape.as_slice())), file, |_| false)?;
+    let values = network.params_mut().values_mut();
+    for param in table {
+        let read = match param.role {
+            // Counters are integers in files of other programs; they count steps, so no digit is lost.
+            Role::Counter => file.read_i64(&param.name).map(|c| c.into_iter().map(|n| n as f32).collect()),
+            _ => file.read_f32_finite(&param.name),
+        }?;
+        values[param.range].copy_from_slice(&read);
+    }
+    Ok(())
+}
+
+impl LoadedNetwork {
+    /// The number that the network sees for time: from 1 for the textbook network, from 0 for those of diffusers.
+    pub fn mapping(&self) -> TimestepMapping {
+        match self.kind {
+            ModelKind::Book => TimestepMapping::OneBased,
+            _ => TimestepMapping::ZeroBased,
+        }
+    }
+
+    /// The interval of the pixels that the network was trained on.
+    pub fn range(&self) -> Range {
+        match self.kind {
+            ModelKind::Book => Range::ZeroOne,
+            _ => Range::MinusOneOne,
+        }
+    }
+}
+
+impl Loaded {
+    /// The name in messages and files.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Network(model) => &model.name,
+            Self::Oracle(oracle) => &oracle.name,
+        }
+    }
+
+    /// Every label that can be asked for.
+    pub fn labels(&self) -> Vec<usize> {
+        match self {
+            Self::Network(model) => (0..model.network.classes()).collect(),
+            Self::Oracle(oracle) => oracle.labels.clone(),
+        }
+    }
+
+    /// Whether it can be asked without a label.
+    pub fn has_null_condition(&self) -> bool {
+        match self {
+            Self::Network(model) => model.network.classes() == 0 || model.network.has_null_condition(),
+            Self::Oracle(_) => true,
+        }
+    }
+
+    /// The interval of the pixels.
+    pub fn range(&self) -> Range {
+        match self {
+            Self::Network(model) => model.range(),
+            Self::Oracle(_) => Range::MinusOneOne,
+        }
+    }
+}
+
+/// The file of an oracle.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OracleFile {
+    kind: String,
+    shape: [usize; 3],
+    components: Vec<ComponentFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ComponentFile {
+    weight: f64,
+    mean: MeanFile,
+    std: f64,
+    #[serde(default)]
+    label: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "the mean should be a number or an array of C*H*W numbers")]
+enum MeanFile {
+    Constant(f64),
+    Values(Vec<f64>),
+}
+
+/// The largest label of an oracle; a bound, so that a mistyped label is an error and not a list of gigabytes.
+const LARGEST_LABEL: usize = 1 << 16;
+
+fn open_oracle(path: &Path) -> Result<LoadedOracle> {
+    let name = path.display().to_string();
+    let config = read_config(path)?;
+    let file: OracleFile = serde_json::from_value(Value::Object(config)).with_context(|| {
+        format!(
+            "{name} is no oracle: expected {{\"kind\": \"gaussian-mixture\", \"shape\": [C,H,W], \"components\": \
+             [{{\"weight\": w, \"mean\": m, \"std\": s, \"label\": y}}]}}"
+        )
+    })?;
+    if file.kind != "gaussian-mixture" {
+        bail!("{name}: kind should be \"gaussian-mixture\", found \"{}\"", file.kind);
+    }
+    let mut labels: Vec<usize> = file.components.iter().filter_map(|c| c.label).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    if let Some(label) = labels.last().filter(|label| **label > LARGEST_LABEL) {
+        bail!("{name}: a label should be at most {LARGEST_LABEL}, found {label}");
+    }
+    let component = |c: ComponentFile| Component {
+        weight: c.weight,
+        mean: match c.mean {
+            MeanFile::Constant(value) => Mean::Constant(value),
+            MeanFile::Values(values) => Mean::Values(values),
+        },
+        std: c.std,
+        label: c.label,
+    };
+    let components = file.components.into_iter().map(component).collect();
+    let oracle = MixtureOracle::new(file.shape, components).with_context(|| name.clone())?;
+    Ok(LoadedOracle { name, oracle, labels })
+}

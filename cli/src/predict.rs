@@ -1,0 +1,148 @@
+//! `tweedie predict`: one call of a network on tensors from a file.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use ndarray::Array4;
+use safetensors::SafeTensors;
+use tweedie_checkpoint::{Dtype, Tensor, TensorFile, default_metadata, save_safetensors};
+use tweedie_denoiser::{Condition, Network};
+
+use crate::args::{Common, PredictArgs};
+use crate::console;
+use crate::model::{self, LoadedNetwork};
+
+/// Runs the command.
+///
+/// # Errors
+/// If the model or the inputs cannot be used, the output is not finite, or cannot be written.
+pub fn run(args: &PredictArgs, common: &Common) -> Result<()> {
+    let model = model::open_network(args.model.model.as_deref())?;
+    let inputs = Inputs::read(&args.input, &model)?;
+    let output = model
+        .network
+        .predict(inputs.sample.view(), &inputs.timesteps, &inputs.condition)
+        .with_context(|| format!("cannot run {} on {}", model.name, args.input.display()))?;
+    let shape = output.shape().to_vec();
+    let values: Vec<f32> = output.iter().copied().collect();
+    if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+        bail!(
+            "the output of {} for {} is {} at element {at}; nothing was written: check the inputs and the weights",
+            model.name,
+            args.input.display(),
+            values[at]
+        );
+    }
+    let tensor = Tensor::f32("sample", &shape, &values);
+    save_safetensors(&args.out, &[tensor], Dtype::F32, &default_metadata())?;
+    console::report(common, &format!("wrote {}: sample {shape:?}", args.out.display()));
+    Ok(())
+}
+
+/// What a file asks of a network.
+struct Inputs {
+    sample: Array4<f32>,
+    timesteps: Vec<f64>,
+    condition: Condition,
+}
+
+impl Inputs {
+    fn read(path: &Path, model: &LoadedNetwork) -> Result<Self> {
+        let name = path.display();
+        let file = TensorFile::open(path)?;
+        let known = ["sample", "timestep", "class_labels", "encoder_hidden_states"];
+        for tensor in file.tensors() {
+            if !known.contains(&tensor.name) {
+                bail!("{name}: the tensor {} is unknown; expected are {}", tensor.name, known.join(", "));
+            }
+        }
+        if file.get("encoder_hidden_states").is_some() {
+            bail!(
+                "{name}: the tensor encoder_hidden_states is for networks that read text, and {} is a {}; remove it",
+                model.name,
+                model.class_name
+            );
+        }
+        let shape = shape(&file, "sample", "[N,C,H,W]")?;
+        let Ok([n, c, h, w]) = <[usize; 4]>::try_from(shape.as_slice()) else {
+            bail!("{name}: the tensor sample should have shape [N,C,H,W], found {shape:?}");
+        };
+        let sample = Array4::from_shape_vec((n, c, h, w), file.read_f32("sample")?)?;
+        if let Some(value) = sample.iter().find(|v| !v.is_finite()) {
+            bail!("{name}: the tensor sample should be finite, found {value}");
+        }
+        let timesteps = timesteps(&file, path, n)?;
+        let condition = condition(&file, n)?;
+        Ok(Self { sample, timesteps, condition })
+    }
+}
+
+/// The shape of a tensor that has to be there.
+fn shape(file: &TensorFile, tensor: &str, expected: &str) -> Result<Vec<usize>> {
+    match file.get(tensor) {
+        Some(meta) => Ok(meta.shape.to_vec()),
+        None => {
+            let found: Vec<&str> = file.tensors().take(5).map(|t| t.name).collect();
+            bail!(
+                "{} should hold the tensor {tensor} {expected}, and has none of that name; found {}",
+                file.name(),
+                if found.is_empty() { "no tensor at all".to_owned() } else { found.join(", ") }
+            )
+        }
+    }
+}
+
+/// A tensor with one entry for each sample; a scalar stands for all of them.
+fn one_per_sample<T: Copy>(file: &TensorFile, tensor: &str, n: usize, values: Vec<T>) -> Result<Vec<T>> {
+    let shape = shape(file, tensor, "[N]")?;
+    match (shape.as_slice(), values.as_slice()) {
+        ([], [value]) => Ok(vec![*value; n]),
+        ([len], _) if *len == n => Ok(values),
+        _ => bail!(
+            "{}: the tensor {tensor} should have shape [{n}], one entry for each sample, found {shape:?}",
+            file.name()
+        ),
+    }
+}
+
+fn timesteps(file: &TensorFile, path: &Path, n: usize) -> Result<Vec<f64>> {
+    shape(file, "timestep", "[N]")?;
+    let dtype = file.get("timestep").map(|t| t.dtype);
+    let values: Vec<f64> = match dtype {
+        Some(Dtype::I64 | Dtype::I32) => file.read_i64("timestep")?.into_iter().map(|t| t as f64).collect(),
+        Some(Dtype::F64) => doubles(path, "timestep")?,
+        _ => file.read_f32("timestep")?.into_iter().map(f64::from).collect(),
+    };
+    let values = one_per_sample(file, "timestep", n, values)?;
+    match values.iter().find(|t| !t.is_finite()) {
+        Some(t) => bail!("{}: the tensor timestep should be finite, found {t}", file.name()),
+        None => Ok(values),
+    }
+}
+
+/// A tensor of type F64, which weights never have and [`TensorFile`] therefore does not read.
+fn doubles(path: &Path, tensor: &str) -> Result<Vec<f64>> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = SafeTensors::deserialize(&bytes).with_context(|| format!("cannot read {}", path.display()))?;
+    let view = file.tensor(tensor).with_context(|| path.display().to_string())?;
+    let (values, _) = view.data().as_chunks();
+    Ok(values.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect())
+}
+
+fn condition(file: &TensorFile, n: usize) -> Result<Condition> {
+    if file.get("class_labels").is_none() {
+        return Ok(Condition::none(n));
+    }
+    let labels = one_per_sample(file, "class_labels", n, file.read_i64("class_labels")?)?;
+    let label = |y: i64| match y {
+        -1 => Ok(None),
+        _ => match usize::try_from(y) {
+            Ok(y) => Ok(Some(y)),
+            Err(_) => bail!(
+                "{}: the tensor class_labels should hold labels from 0, or -1 for no condition, found {y}",
+                file.name()
+            ),
+        },
+    };
+    Ok(Condition::labels(labels.into_iter().map(label).collect::<Result<_>>()?))
+}

@@ -1,0 +1,315 @@
+//! What the options of `tweedie sample` mean for a model.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tweedie_checkpoint::ModelKind;
+use tweedie_denoiser::{Component, DenoiserError, Mean, MixtureOracle, Noise, Purpose};
+use tweedie_samplers::{Clip, Plan, SchedulerSpec, SolverSpec};
+use tweedie_schedule::{Prediction, Spacing};
+
+use crate::args::{self, ProcessArgs, SampleArgs};
+use crate::console::usage;
+use crate::labels::{self, Arrangement};
+use crate::model::{Loaded, LoadedNetwork};
+use crate::scheduler;
+
+/// Images for each label, unless told otherwise.
+const PER_LABEL: usize = 8;
+/// Images without a label, unless told otherwise.
+const UNLABELLED: usize = 16;
+/// Sampling steps of solvers that may leave out steps of the process.
+const STEPS: usize = 50;
+/// Guidance of a network that can do without its label.
+const GUIDANCE: f64 = 2.5;
+/// The most numbers that one run draws (1 GiB as f32).
+const MOST_VALUES: usize = 1 << 28;
+
+/// The options of a process that come from the command line alone.
+pub struct Overrides<'a> {
+    /// `--sampler`.
+    pub sampler: Option<&'a str>,
+    /// `--spacing`.
+    pub spacing: Option<&'a str>,
+    /// `--prediction`.
+    pub prediction: Option<&'a str>,
+    /// `--eta`.
+    pub eta: Option<f64>,
+    /// `--schedule` and its companions.
+    pub process: &'a ProcessArgs,
+}
+
+impl<'a> From<&'a SampleArgs> for Overrides<'a> {
+    fn from(args: &'a SampleArgs) -> Self {
+        Self {
+            sampler: args.sampler.as_deref(),
+            spacing: args.spacing.as_deref(),
+            prediction: args.prediction.as_deref(),
+            eta: args.eta,
+            process: &args.process,
+        }
+    }
+}
+
+/// The scheduler of a model: that of its directory or the usual one of its kind, with what the options change.
+///
+/// # Errors
+/// If the scheduler's config cannot be used, or an option contradicts it.
+pub fn scheduler(model: &Loaded, options: &Overrides<'_>) -> Result<SchedulerSpec> {
+    let wanted = options.sampler.map(args::solver).transpose()?;
+    let mut spec = match model {
+        Loaded::Network(network) => of_network(network, wanted, options.process)?,
+        Loaded::Oracle(_) => usual(wanted, options.process, Clip::None)?,
+    };
+    if let Some(name) = options.spacing {
+        spec.spacing = Spacing::from_name(name)?;
+    }
+    if let Some(name) = options.prediction {
+        spec.prediction = Prediction::from_name(name)?;
+    }
+    if let Some(eta) = options.eta {
+        match &mut spec.solver {
+            SolverSpec::Ddim { eta: own, .. } => *own = eta,
+            other => return Err(usage(format!("--eta is an option of ddim, and the sampler is {}", other.name()))),
+        }
+    }
+    Ok(spec)
+}
+
+fn of_network(network: &LoadedNetwork, wanted: Option<SolverSpec>, process: &ProcessArgs) -> Result<SchedulerSpec> {
+    let Some((config, path)) = &network.scheduler else {
+        // The textbook samples without clipping; diffusers clips unless told otherwise.
+        let clip = if network.kind == ModelKind::Book { Clip::None } else { Clip::Range(1.0) };
+        return usual(wanted, process, clip);
+    };
+    if let Some(option) = process.given() {
+        return Err(usage(format!(
+            "{option} cannot be given, because the process of this model is known from {}",
+            path.display()
+        )));
+    }
+    Ok(scheduler::from_config(config, path, wanted)?)
+}
+
+/// The scheduler of a model that does not name one.
+fn usual(wanted: Option<SolverSpec>, process: &ProcessArgs, clip: Clip) -> Result<SchedulerSpec> {
+    Ok(SchedulerSpec {
+        solver: wanted.unwrap_or(SolverSpec::ddim()),
+        train_steps: process.steps(),
+        betas: process.betas()?,
+        spacing: Spacing::Trailing,
+        clip,
+        ..SchedulerSpec::default()
+    })
+}
+
+/// The number of sampling steps.
+///
+/// # Errors
+/// If more are asked for than the process has.
+pub fn steps(wanted: Option<usize>, spec: &SchedulerSpec) -> Result<usize> {
+    let total = spec.train_steps;
+    match wanted {
+        Some(steps) if steps > total => Err(usage(format!(
+            "--steps {steps} is more than the {total} steps that the model was trained on; give 1 to {total}"
+        ))),
+        Some(steps) => Ok(steps),
+        None => Ok(match spec.solver {
+            SolverSpec::Ddpm { .. } => total,
+            _ => STEPS.min(total),
+        }),
+    }
+}
+
+/// Which images are drawn, in which order. `noise` is the number of images that given noise is for.
+///
+/// # Errors
+/// If the model does not know a label, or cannot do without one.
+pub fn arrangement(model: &Loaded, args: &SampleArgs, noise: Option<usize>) -> Result<Arrangement> {
+    let known = model.labels();
+    let entries = match (&args.labels, model) {
+        (Some(list), _) => list.0.clone(),
+        // Without labels an oracle is the whole mixture, in which its components have their weights.
+        (None, Loaded::Oracle(_)) => vec![None],
+        (None, Loaded::Network(_)) if known.is_empty() => vec![None],
+        (None, Loaded::Network(_)) => known.iter().copied().map(Some).collect(),
+    };
+    for entry in &entries {
+        check_label(model, &known, *entry)?;
+    }
+    if let Some(per_label) = args.per_label {
+        return Ok(Arrangement::by_label(&entries, per_label.get()));
+    }
+    if let Some(count) = args.count {
+        return Ok(Arrangement::in_turn(&entries, count.get()));
+    }
+    match noise {
+        Some(count) if count > 0 && count.is_multiple_of(entries.len()) => {
+            Ok(Arrangement::by_label(&entries, count / entries.len()))
+        }
+        Some(count) if count > 0 => Ok(Arrangement::in_turn(&entries, count)),
+        _ => {
+            let repeats = args.labels.as_ref().is_some_and(labels::LabelList::repeats);
+            let per_label = match entries.as_slice() {
+                [None] => UNLABELLED,
+                _ if repeats => 1,
+                _ => PER_LABEL,
+            };
+            Ok(Arrangement::by_label(&entries, per_label))
+        }
+    }
+}
+
+fn check_label(model: &Loaded, known: &[usize], label: Option<usize>) -> Result<()> {
+    let name = model.name();
+    match label {
+        None if !model.has_null_condition() => Err(usage(format!(
+            "--labels none: the model {name} was never trained without a label; give labels from {}",
+            range(known)
+        ))),
+        None => Ok(()),
+        Some(label) if known.is_empty() => {
+            Err(usage(format!("--labels {label}: the model {name} knows no labels; leave --labels out")))
+        }
+        Some(label) if !known.contains(&label) => {
+            Err(usage(format!("--labels {label}: the model {name} has no such label; its labels are {}", range(known))))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// `0-9`, or the labels one by one where some are missing.
+fn range(labels: &[usize]) -> String {
+    match labels {
+        [first, .., last] if last - first + 1 == labels.len() => format!("{first}-{last}"),
+        _ => labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    }
+}
+
+/// The guidance scale; 1 is none.
+///
+/// # Errors
+/// If guidance is asked for and the model has no labels, or cannot do without them.
+pub fn guidance(wanted: Option<f64>, model: &Loaded, labelled: bool) -> Result<f64> {
+    let (name, known) = (model.name(), !model.labels().is_empty());
+    match wanted {
+        Some(scale) if scale != 1.0 && !known => {
+            Err(usage(format!("--guidance {scale}: the model {name} has no labels to be guided towards; leave it out")))
+        }
+        Some(scale) if scale != 1.0 && !model.has_null_condition() => Err(usage(format!(
+            "--guidance {scale}: the model {name} has no null condition, because it was never trained without a label; \
+             leave --guidance out or give 1"
+        ))),
+        Some(scale) => Ok(scale),
+        // An oracle is exact under a label already: guidance would draw from another distribution.
+        None if labelled && matches!(model, Loaded::Network(_)) && model.has_null_condition() => Ok(GUIDANCE),
+        None => Ok(1.0),
+    }
+}
+
+/// `[N, C, H, W]` of `count` samples.
+///
+/// # Errors
+/// If the size of the images is not known, is not one that the network takes, or the samples are too many.
+pub fn shape(model: &Loaded, count: usize, size: Option<[usize; 2]>) -> Result<[usize; 4]> {
+    let [c, h, w] = match model {
+        Loaded::Oracle(oracle) => {
+            if size.is_some() {
+                return Err(usage("--size cannot be given: the shape of an oracle's samples is in its file"));
+            }
+            oracle.oracle.shape()
+        }
+        Loaded::Network(model) => {
+            let network = &model.network;
+            let [h, w] = match (size, network.image_shape()) {
+                (Some(size), _) => size,
+                (None, Some([_, h, w])) => [h, w],
+                (None, None) => bail!(
+                    "{}: the network's config does not say how large its images are (sample_size is null); give --size",
+                    model.name
+                ),
+            };
+            let multiple = network.size_multiple();
+            if h == 0 || w == 0 || h % multiple != 0 || w % multiple != 0 {
+                bail!(
+                    "{}: images of {h} x {w} do not fit this network; both should be multiples of {multiple}",
+                    model.name
+                );
+            }
+            [network.in_channels(), h, w]
+        }
+    };
+    let values = [count, c, h, w].into_iter().try_fold(1usize, usize::checked_mul);
+    match values {
+        Some(values) if values <= MOST_VALUES => Ok([count, c, h, w]),
+        _ => Err(usage(format!(
+            "{count} images of {c} x {h} x {w} are too many for one run; draw at most {} (and others with another --seed)",
+            MOST_VALUES / (c * h * w).max(1)
+        ))),
+    }
+}
+
+/// How many times a plan draws noise for each image.
+///
+/// The plan is run on a single number, since whether a step adds noise depends on the plan alone.
+///
+/// # Errors
+/// If the plan cannot be run at all.
+pub fn draws(spec: &SchedulerSpec, steps: usize) -> Result<usize> {
+    let mut plan = spec.plan(steps)?;
+    let trial = MixtureOracle::new(
+        [1, 1, 1],
+        vec![Component { weight: 1.0, mean: Mean::Constant(0.0), std: 1.0, label: None }],
+    )?;
+    let counter = Counter::default();
+    let Plan { grid, schedule, solver, .. } = &mut plan;
+    let shape = [1, 1, 1, 1];
+    tweedie_samplers::sample(&trial, grid, schedule, solver.as_mut(), &counter, shape, &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .context("the sampler cannot run with these options")?;
+    Ok(counter.0.get())
+}
+
+/// Noise of zeros that counts how often it was drawn after the first state.
+#[derive(Default)]
+struct Counter(std::cell::Cell<usize>);
+
+impl Noise for Counter {
+    fn fill(&self, purpose: Purpose, _sample: usize, out: &mut [f64]) -> Result<(), DenoiserError> {
+        if let Purpose::Step(k) = purpose {
+            self.0.set(self.0.get().max(k + 1));
+        }
+        out.fill(0.0);
+        Ok(())
+    }
+}
+
+/// Everything that decides what a run draws, for the files that it writes.
+pub fn parameters(
+    model: &Loaded,
+    args: &SampleArgs,
+    arrangement: &Arrangement,
+    spec: &SchedulerSpec,
+    steps: usize,
+    guidance: f64,
+) -> Value {
+    let eta = match spec.solver {
+        SolverSpec::Ddim { eta, .. } => Some(eta),
+        _ => None,
+    };
+    json!({
+        "model": model.name(),
+        "seed": args.seed,
+        "labels": arrangement.labels,
+        "sampler": spec.solver.name(),
+        "steps": steps,
+        "spacing": spec.spacing.name(),
+        "eta": eta,
+        "guidance": guidance,
+        "prediction": spec.prediction.name(),
+        "noise": args.noise.as_ref().map(|path| path.display().to_string()),
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+}

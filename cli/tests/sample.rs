@@ -1,0 +1,348 @@
+//! `tweedie sample`: what it draws, and what it refuses.
+
+mod common;
+
+use common::{Bench, ddpm_config, network, object, residual_config, write_residual, write_single};
+use serde_json::{Value, json};
+use tweedie_checkpoint::{Dtype, Tensor, default_metadata, save_safetensors};
+use tweedie_unet::{Init, Model};
+
+/// A bench with a conditional residual network (three labels) in `model`.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    write_residual(&bench.path("model"), &network(&residual_config(), |_, _| {}), &ddpm_config());
+    bench
+}
+
+fn write(bench: &Bench, file: &str, tensors: &[(&str, &[usize], &[f32])]) {
+    let tensors: Vec<Tensor<'_>> = tensors.iter().map(|(name, shape, data)| Tensor::f32(name, shape, data)).collect();
+    save_safetensors(bench.path(file), &tensors, Dtype::F32, &default_metadata()).unwrap();
+}
+
+#[test]
+fn images_depend_on_nothing_but_seed_and_number() {
+    let bench = bench();
+    let draw = |options: &str| {
+        bench
+            .succeed(&format!("sample --model model --sampler ddim --eta 0.5 --steps 4 --out x.safetensors {options}"));
+        bench.tensor("x.safetensors", "sample")
+    };
+    let (shape, reference) = draw("--labels 0,2,1,none --count 6 --seed 3");
+    assert_eq!(shape, [6, 1, 8, 8]);
+    assert_eq!(draw("--labels 0,2,1,none --count 6 --seed 3 --threads 1").1, reference);
+    assert_eq!(draw("--labels 0,2,1,none --count 6 --seed 3 --threads 3 --batch 4").1, reference);
+    assert_eq!(draw("--labels 0,2,1,none --count 6 --seed 3 --batch 1").1, reference);
+    assert_eq!(draw("--labels 0,2,1,none --count 2 --seed 3").1, reference[..2 * 64]);
+    assert_ne!(draw("--labels 0,2,1,none --count 6 --seed 4").1, reference);
+    // The neighbours of an image may have other labels.
+    assert_eq!(draw("--labels 0 --count 1 --seed 3").1, reference[..64]);
+}
+
+#[test]
+fn labels_come_label_by_label_or_in_turn() {
+    let bench = bench();
+    let labels = |options: &str| {
+        bench.succeed(&format!("sample --model model --sampler ddim --steps 1 --out x.safetensors {options}"));
+        let file = tweedie_checkpoint::TensorFile::open(bench.path("x.safetensors")).unwrap();
+        file.read_i64("labels").unwrap()
+    };
+    assert_eq!(labels("--labels 0-1,none --per-label 2"), [0, 0, 1, 1, -1, -1]);
+    assert_eq!(labels("--labels 0-1,none --count 5"), [0, 1, -1, 0, 1]);
+    assert_eq!(labels("--labels 2,2,1"), [2, 2, 1]);
+    assert_eq!(labels("--labels none"), [-1; 16]);
+    assert_eq!(labels("--labels 1"), [1; 8]);
+    assert_eq!(labels("--batch 24"), [[0; 8], [1; 8], [2; 8]].concat());
+}
+
+#[test]
+fn saved_noise_replays() {
+    let bench = bench();
+    for sampler in ["ddpm", "ddim --eta 1", "ddim --eta 0"] {
+        let options = format!("--model model --labels 0,1 --per-label 2 --steps 5 --sampler {sampler}");
+        bench.succeed(&format!("sample {options} --seed 9 --batch 3 --save-noise z.safetensors --out a.npy"));
+        bench.succeed(&format!("sample {options} --seed 1 --noise z.safetensors --out b.npy"));
+        assert_eq!(bench.bytes("a.npy"), bench.bytes("b.npy"), "{sampler}");
+        let (initial, values) = bench.tensor("z.safetensors", "initial");
+        assert_eq!(initial, [4, 1, 8, 8]);
+        assert!(values.iter().any(|v| *v != values[0]));
+        let draws = match sampler {
+            "ddim --eta 0" => 0,
+            // The last move ends at the data, where neither sampler adds noise.
+            _ => 4,
+        };
+        assert_eq!(bench.tensor("z.safetensors", "steps").0, [draws, 4, 1, 8, 8], "{sampler}");
+    }
+    // Without a number of images, there are as many as the noise is for.
+    bench.succeed(
+        "sample --model model --labels 0,1 --steps 5 --sampler ddim --noise z.safetensors --out c.safetensors",
+    );
+    assert_eq!(bench.tensor("c.safetensors", "sample").0, [4, 1, 8, 8]);
+}
+
+#[test]
+fn raw_outputs_hold_the_same_numbers() {
+    let bench = bench();
+    for suffix in ["npy", "safetensors", "png"] {
+        bench.succeed(&format!("sample --model model --per-label 2 --steps 3 --out x.{suffix}"));
+    }
+    let (shape, values) = bench.tensor("x.safetensors", "sample");
+    assert_eq!(shape, [6, 1, 8, 8]);
+    let npy = bench.bytes("x.npy");
+    assert_eq!(&npy[..6], b"\x93NUMPY");
+    let header_end = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
+    let header = String::from_utf8_lossy(&npy[10..header_end]);
+    assert!(header.contains("'<f4'") && header.contains("False") && header.contains("(6, 1, 8, 8)"), "{header}");
+    let raw: Vec<f32> =
+        npy[header_end..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    assert_eq!(raw, values);
+}
+
+#[test]
+fn a_png_shows_the_images_and_tells_how_they_were_made() {
+    let bench = bench();
+    bench.succeed("sample --model model --labels 2,0 --per-label 3 --steps 4 --seed 7 --guidance 1.5 --out x.png");
+    bench.succeed(
+        "sample --model model --labels 2,0 --per-label 3 --steps 4 --seed 7 --guidance 1.5 --out x.safetensors",
+    );
+    let (_, values) = bench.tensor("x.safetensors", "sample");
+    let mut reader = png::Decoder::new(std::io::Cursor::new(bench.bytes("x.png"))).read_info().unwrap();
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut rgb).unwrap();
+    let info = reader.info();
+    let text = info.uncompressed_latin1_text.iter().find(|t| t.keyword == "parameters").unwrap();
+    let parameters: Value = serde_json::from_str(&text.text).unwrap();
+    assert_eq!(parameters["model"], "model");
+    assert_eq!(parameters["seed"], 7);
+    assert_eq!(parameters["labels"], json!([2, 2, 2, 0, 0, 0]));
+    assert_eq!(parameters["sampler"], "ddpm");
+    assert_eq!(parameters["steps"], 4);
+    assert_eq!(parameters["spacing"], "leading");
+    assert_eq!(parameters["eta"], Value::Null);
+    assert_eq!(parameters["guidance"], 1.5);
+    // 8 x 8 images twelve times enlarged: two columns of three, below a header.
+    let (cell, gap, margin, header) = (96, 3, 8, 24);
+    assert_eq!((info.width, info.height), (2 * cell + gap + 2 * margin, header + 3 * cell + 2 * gap + 2 * margin));
+    for (i, image) in values.chunks_exact(64).enumerate() {
+        for (j, value) in image.iter().enumerate() {
+            let x = margin as usize + (i / 3) * (cell + gap) as usize + 12 * (j % 8) + 6;
+            let y = (margin + header) as usize + (i % 3) * (cell + gap) as usize + 12 * (j / 8) + 6;
+            let expected = ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as i32;
+            let found = i32::from(rgb[3 * (y * info.width as usize + x)]);
+            assert!((found - expected).abs() <= 1, "image {i}, pixel {j}: {found} instead of {expected}");
+        }
+    }
+}
+
+#[test]
+fn options_change_the_scheduler_and_the_config_decides_the_rest() {
+    let bench = bench();
+    let document = |options: &str| -> Value {
+        let text = bench.succeed(&format!("sample --model model --count 1 --out x.npy --json {options}"));
+        serde_json::from_str(&text).unwrap()
+    };
+    let own = document("");
+    assert_eq!((&own["sampler"], &own["steps"], &own["spacing"]), (&json!("ddpm"), &json!(20), &json!("leading")));
+    assert_eq!((&own["guidance"], &own["shape"]), (&json!(2.5), &json!([1, 1, 8, 8])));
+    let other =
+        document("--sampler ddim --steps 5 --spacing trailing --eta 0.25 --prediction v --guidance 1 --labels 1");
+    assert_eq!((&other["sampler"], &other["steps"], &other["eta"]), (&json!("ddim"), &json!(5), &json!(0.25)));
+    assert_eq!((&other["spacing"], &other["prediction"]), (&json!("trailing"), &json!("v")));
+    assert_eq!((&other["guidance"], &other["labels"]), (&json!(1.0), &json!([1])));
+    assert_eq!(document("--labels none")["guidance"], 1.0);
+    assert_eq!(document("--sampler ddim")["steps"], 20);
+}
+
+#[test]
+fn a_book_directory_is_drawn_from_without_a_scheduler() {
+    let bench = Bench::new();
+    let config = object(json!({"_class_name": "UNetCond"}));
+    let mut model = Model::from_config(&config).unwrap();
+    model.initialise(Init::PyTorch, 1);
+    write_single(&bench.path("book"), &model, None);
+    let text = bench.succeed("sample --model book --labels 3,7 --per-label 1 --steps 2 --out x.safetensors --json");
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&document["sampler"], &document["spacing"]), (&json!("ddim"), &json!("trailing")));
+    assert_eq!((&document["prediction"], &document["guidance"]), (&json!("eps"), &json!(2.5)));
+    assert_eq!(bench.tensor("x.safetensors", "sample").0, [2, 1, 28, 28]);
+    bench.succeed(
+        "sample --model book --labels none --count 1 --steps 1 --train-steps 10 --schedule cosine --out y.npy",
+    );
+}
+
+#[test]
+fn the_bundled_model_needs_no_option() {
+    let bench = Bench::new();
+    let done = bench.run("sample --labels 0,none --per-label 1 --steps 1");
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(done.stderr.contains("sample.png"), "{}", done.stderr);
+    assert_eq!(done.stdout, "");
+    assert_eq!(&bench.bytes("sample.png")[1..4], b"PNG");
+    let quiet = bench.run("sample --labels 0 --per-label 1 --steps 1 --quiet --out y.png");
+    assert_eq!((quiet.code, quiet.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn an_oracle_draws_its_own_distribution() {
+    let bench = Bench::new();
+    let oracle = json!({
+        "kind": "gaussian-mixture", "shape": [1, 2, 2], "components": [
+            {"weight": 3.0, "mean": 1.0, "std": 0.0, "label": 4},
+            {"weight": 1.0, "mean": [-1.0, -1.0, 0.5, 0.5], "std": 0.0, "label": 6},
+        ]
+    });
+    std::fs::write(bench.path("oracle.json"), oracle.to_string()).unwrap();
+    let draw = |options: &str| {
+        bench.succeed(&format!("sample --model oracle.json --out x.safetensors {options}"));
+        bench.tensor("x.safetensors", "sample").1
+    };
+    let near = |image: &[f32], mean: [f32; 4]| image.iter().zip(mean).all(|(v, m)| (v - m).abs() < 1e-3);
+    for image in draw("--labels 6 --count 3 --steps 20").chunks_exact(4) {
+        assert!(near(image, [-1.0, -1.0, 0.5, 0.5]), "{image:?}");
+    }
+    let values = draw("--count 400 --sampler ddpm --steps 30 --spacing trailing --train-steps 100 --beta-end 0.2");
+    let first = values.chunks_exact(4).filter(|image| near(image, [1.0; 4])).count();
+    let second = values.chunks_exact(4).filter(|image| near(image, [-1.0, -1.0, 0.5, 0.5])).count();
+    assert_eq!(first + second, 400);
+    // Three standard deviations of a binomial of 400 draws with p = 3/4 are 26.
+    assert!((274..=326).contains(&first), "{first} of 400");
+    bench.fail("sample --model oracle.json --labels 5 --out y.npy", 2, &["--labels 5", "4,6"]);
+    std::fs::write(bench.path("bad.json"), "{\"kind\": \"gaussian-mixture\", \"shape\": [1, 1, 1]}").unwrap();
+    bench.fail("sample --model bad.json --out y.npy", 1, &["bad.json", "components"]);
+}
+
+#[test]
+fn wrong_command_lines_end_with_2() {
+    let bench = bench();
+    for (options, part) in [
+        ("--labels 3-", "3-"),
+        ("--labels a", "\"a\""),
+        ("--labels 2-0", "backwards"),
+        ("--sampler eular", "ddim"),
+        ("--spacing even", "trailing"),
+        ("--steps 0", "--steps"),
+        ("--count 0", "--count"),
+        ("--per-label 2 --count 2", "--count"),
+        ("--out x.jpg", ".png"),
+        ("--out x", ".npy"),
+        ("--noise z.npy", ".safetensors"),
+        ("--eta -1", "--eta"),
+        ("--guidance nan", "--guidance"),
+        ("--prediction noise", "eps"),
+        ("--seed -1", "--seed"),
+        ("--threads 0", "--threads"),
+        ("--nonsense", "--nonsense"),
+        // These are wrong for this model.
+        ("--labels 3", "--labels 3: the model model has no such label; its labels are 0-2"),
+        ("--steps 21", "20"),
+        ("--eta 0.5", "ddpm"),
+        ("--schedule cosine", "scheduler_config.json"),
+        ("--count 99999999999", "too many"),
+    ] {
+        bench.fail(&format!("sample --model model {options}"), 2, &[part]);
+    }
+    bench.fail("sampel", 2, &["sample"]);
+}
+
+#[test]
+fn models_that_cannot_be_used_end_with_1() {
+    let bench = bench();
+    bench.fail("sample --model nowhere", 1, &["nowhere", "there is no such directory"]);
+    let remove = |name: &str| std::fs::remove_file(bench.path("model").join(name)).unwrap();
+    let weights = bench.path("model").join("unet/diffusion_pytorch_model.safetensors");
+    let pickle = bench.path("model").join("unet/diffusion_pytorch_model.bin");
+    let intact = std::fs::read(&weights).unwrap();
+
+    std::fs::write(&pickle, [0x80, 2]).unwrap();
+    remove("unet/diffusion_pytorch_model.safetensors");
+    bench.fail("sample --model model", 1, &["diffusion_pytorch_model.bin", "pickle", "safe_serialization"]);
+    std::fs::write(&weights, &intact[..intact.len() / 2]).unwrap();
+    bench.fail("sample --model model", 1, &["diffusion_pytorch_model.safetensors"]);
+    std::fs::write(&weights, &intact).unwrap();
+
+    let scheduler = bench.path("model").join("scheduler/scheduler_config.json");
+    for (config, parts) in [
+        (json!({"_class_name": "DDPMScheduler", "beta_stat": 0.1}), ["scheduler_config.json", "beta_stat"]),
+        (json!({"_class_name": "EulerDiscreteScheduler"}), ["EulerDiscreteScheduler", "--sampler"]),
+        (json!({"_class_name": "FlowMatchEulerDiscreteScheduler"}), ["FlowMatchEuler", "DDIMScheduler"]),
+    ] {
+        std::fs::write(&scheduler, config.to_string()).unwrap();
+        bench.fail("sample --model model", 1, &parts);
+    }
+    std::fs::write(&scheduler, json!({"_class_name": "EulerDiscreteScheduler"}).to_string()).unwrap();
+    bench.succeed("sample --model model --sampler ddim --steps 1 --out x.npy");
+}
+
+#[test]
+fn damaged_weights_leave_no_file() {
+    let bench = Bench::new();
+    let nan = network(&residual_config(), |name, values| {
+        if name == "conv_in.weight" {
+            values[3] = f32::NAN;
+        }
+    });
+    write_residual(&bench.path("nan"), &nan, &ddpm_config());
+    bench.fail("sample --model nan --out x.npy", 1, &["conv_in.weight", "element 3 is NaN"]);
+    // Finite weights whose product is not.
+    let huge = network(&residual_config(), |name, values| {
+        if name == "conv_out.weight" || name == "conv_norm_out.weight" {
+            values.fill(3e38);
+        }
+    });
+    write_residual(&bench.path("huge"), &huge, &ddpm_config());
+    bench.fail("sample --model huge --out x.npy --save-noise z.safetensors", 1, &["not finite"]);
+}
+
+#[test]
+fn noise_of_another_shape_is_refused() {
+    let bench = bench();
+    let options = "sample --model model --labels 0,1 --per-label 1 --steps 3 --out x.npy --noise z.safetensors";
+    let zeros = vec![0.0; 4096];
+    let image = 64;
+    write(&bench, "z.safetensors", &[("initial", &[2, 1, 8, 4], &zeros[..64])]);
+    bench.fail(options, 1, &["z.safetensors", "initial", "[2, 1, 8, 8]", "[2, 1, 8, 4]"]);
+    write(&bench, "z.safetensors", &[("initial", &[3, 1, 8, 8], &zeros[..3 * image])]);
+    bench.fail(options, 1, &["initial", "[2, 1, 8, 8]", "[3, 1, 8, 8]"]);
+    write(&bench, "z.safetensors", &[("noise", &[2, 1, 8, 8], &zeros[..2 * image])]);
+    bench.fail(options, 1, &["initial", "noise [2, 1, 8, 8]"]);
+    write(&bench, "z.safetensors", &[("initial", &[2, 64], &zeros[..2 * image])]);
+    bench.fail(options, 1, &["initial", "4 dimensions", "[2, 64]"]);
+    write(&bench, "z.safetensors", &[("initial", &[2, 1, 8, 8], &zeros[..2 * image])]);
+    bench.fail(options, 1, &["steps", "2 steps"]);
+    let initial: (&str, &[usize], &[f32]) = ("initial", &[2, 1, 8, 8], &zeros[..2 * image]);
+    write(&bench, "z.safetensors", &[initial, ("steps", &[1, 2, 1, 8, 8], &zeros[..2 * image])]);
+    bench.fail(options, 1, &["steps", "[K, 2, 1, 8, 8] with K >= 2", "[1, 2, 1, 8, 8]"]);
+    write(&bench, "z.safetensors", &[initial, ("steps", &[2, 2, 1, 8, 4], &zeros[..2 * image])]);
+    bench.fail(options, 1, &["steps", "[2, 2, 1, 8, 4]"]);
+    write(&bench, "z.safetensors", &[initial, ("steps", &[2, 2, 1, 8, 8], &zeros[..4 * image])]);
+    bench.succeed(options);
+    bench.succeed(&format!("{options} --sampler ddim"));
+}
+
+#[test]
+fn guidance_needs_the_null_condition() {
+    let bench = Bench::new();
+    let mut config = residual_config();
+    config.remove("_tweedie_null_class");
+    write_residual(&bench.path("model"), &network(&config, |_, _| {}), &ddpm_config());
+    bench.fail("sample --model model --guidance 2 --out x.npy", 2, &["--guidance 2", "null condition"]);
+    bench.fail("sample --model model --labels none --out x.npy", 2, &["--labels none", "0-3"]);
+    bench.succeed("sample --model model --guidance 1 --count 1 --steps 1 --out x.npy");
+    config.remove("num_class_embeds");
+    write_residual(&bench.path("plain"), &network(&config, |_, _| {}), &ddpm_config());
+    bench.fail("sample --model plain --guidance 2 --out y.npy", 2, &["--guidance 2", "no labels"]);
+    bench.fail("sample --model plain --labels 0 --out y.npy", 2, &["--labels 0", "no labels"]);
+    bench.succeed("sample --model plain --steps 1 --out y.safetensors");
+    assert_eq!(bench.tensor("y.safetensors", "sample").0, [16, 1, 8, 8]);
+}
+
+#[test]
+fn images_of_unknown_size_need_the_option() {
+    let bench = Bench::new();
+    let mut config = residual_config();
+    config.insert("sample_size".into(), Value::Null);
+    write_single(&bench.path("model"), &network(&config, |_, _| {}), None);
+    bench.fail("sample --model model --out x.npy", 1, &["sample_size", "--size"]);
+    bench.fail("sample --model model --size 7 --out x.npy", 1, &["7 x 7", "multiples of 2"]);
+    bench.succeed("sample --model model --size 4x6 --count 2 --steps 2 --out x.safetensors");
+    assert_eq!(bench.tensor("x.safetensors", "sample").0, [2, 1, 4, 6]);
+}
