@@ -43,7 +43,7 @@ pub struct TrainArgs {
     /// Steps, those before a --resume included
     #[arg(long, value_name = "N", help_heading = "Length", group = "length")]
     pub steps: Option<NonZeroU64>,
-    /// Minutes of training, those before a --resume included
+    /// Minutes of training, those before a --resume included; without --lr-decay the learning rate then stays constant
     #[arg(long, value_name = "M", help_heading = "Length", group = "length", value_parser = positive)]
     pub minutes: Option<f64>,
     /// Minutes between two checkpoints within an epoch
@@ -62,6 +62,9 @@ pub struct TrainArgs {
     /// What the learning rate does after its warm-up
     #[arg(long, value_name = "NAME", help_heading = "Options", value_parser = PossibleValuesParser::new(["constant", "cosine"]))]
     pub lr_decay: Option<String>,
+    /// Step at which a cosine reaches its floor [default: the last one]
+    #[arg(long, value_name = "N", help_heading = "Options")]
+    pub lr_decay_steps: Option<NonZeroU64>,
     /// Steps of the warm-up of the learning rate
     #[arg(long, value_name = "N", help_heading = "Options")]
     pub lr_warmup: Option<u64>,
@@ -116,6 +119,13 @@ impl TrainArgs {
         set(&mut train.lr, &self.lr);
         if let Some(name) = &self.lr_decay {
             train.lr_decay = if name == "cosine" { LrDecay::Cosine } else { LrDecay::Constant };
+        }
+        if let Some(steps) = self.lr_decay_steps {
+            train.lr_decay_steps = Some(steps.get());
+        }
+        // A preset's decay needs a last step, which a run limited by minutes does not have.
+        if self.minutes.is_some() && self.lr_decay.is_none() && train.lr_decay_steps.is_none() {
+            train.lr_decay = LrDecay::Constant;
         }
         set(&mut train.lr_warmup, &self.lr_warmup);
         set(&mut train.ema_decay, &self.ema_decay);

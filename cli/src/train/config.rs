@@ -113,7 +113,13 @@ impl RunConfig {
             "tiny" => (
                 InitName::ZeroResidual,
                 SamplesConfig { per_label: 2, steps: 10, ..SamplesConfig::default() },
-                TrainConfig { length: RunLength::Epochs(1), lr: 2e-3, ema_decay: 0.99, lr_warmup: 50, ..TrainConfig::default() },
+                TrainConfig {
+                    length: RunLength::Epochs(1),
+                    lr: 2e-3,
+                    ema_decay: 0.99,
+                    lr_warmup: 50,
+                    ..TrainConfig::default()
+                },
                 json!({
                     "_class_name": "UNet2DModel",
                     "block_out_channels": [8, 16],
@@ -317,7 +323,8 @@ mod tests {
     #[test]
     fn a_schedule_that_diffusers_cannot_name_is_written_as_its_table() {
         let mut run = RunConfig::preset("mnist").unwrap();
-        for (name, file) in [("linear", "linear"), ("scaled-linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")] {
+        for (name, file) in [("linear", "linear"), ("scaled-linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")]
+        {
             run.train.noise.schedule = name.to_owned();
             let scheduler = run.scheduler().unwrap();
             assert_eq!((scheduler["beta_schedule"].as_str(), &scheduler["trained_betas"]), (Some(file), &Value::Null));
@@ -347,8 +354,8 @@ mod tests {
         assert!(message.contains("3 input and 1 output channels"), "{message}");
         let message = build(|run| {
             run.network.insert("block_out_channels".to_owned(), json!([8, 8, 8, 8]));
-            run.network.insert("down_block_types".to_owned(), json!(["DownBlock2D"; 4]));
-            run.network.insert("up_block_types".to_owned(), json!(["UpBlock2D"; 4]));
+            run.network.insert("down_block_types".to_owned(), json!(vec!["DownBlock2D"; 4]));
+            run.network.insert("up_block_types".to_owned(), json!(vec!["UpBlock2D"; 4]));
         });
         assert!(message.contains("28 x 28") && message.contains("multiples of 8"), "{message}");
     }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tweedie_checkpoint::{Dtype, Tensor, atomic_write, write_component, write_pipeline};
-use tweedie_denoiser::{Params, Role};
+use tweedie_denoiser::{Param, Params, Role};
 use tweedie_train::log::{self, LogRow};
 
 /// Where runs go unless told otherwise.
@@ -135,24 +135,19 @@ impl RunDirectory {
     /// # Errors
     /// If a file cannot be written.
     pub fn write_model(&self, network: &Value, scheduler: &Value, params: &Params) -> Result<()> {
-        let is_counter = |role: Role| role == Role::Counter;
+        let values = |param: &Param| &params.values()[param.range.clone()];
+        // Counters are integers in files; they count steps, so no digit is lost.
         let counters: Vec<Vec<i64>> = params
             .table()
             .iter()
-            .filter(|param| is_counter(param.role))
-            .map(|param| params.values()[param.range.clone()].iter().map(|&count| count as i64).collect())
+            .filter(|param| param.role == Role::Counter)
+            .map(|param| values(param).iter().map(|&count| count as i64).collect())
             .collect();
-        let mut next = counters.iter();
-        let tensors: Vec<Tensor<'_>> = params
-            .table()
-            .iter()
-            .map(|param| match next.as_slice().first().filter(|_| is_counter(param.role)) {
-                Some(count) => {
-                    next.next();
-                    Tensor::i64(&param.name, &param.shape, count)
-                }
-                None => Tensor::f32(&param.name, &param.shape, &params.values()[param.range.clone()]),
-            })
+        let numbers = params.table().iter().filter(|param| param.role != Role::Counter);
+        let counts = params.table().iter().filter(|param| param.role == Role::Counter).zip(&counters);
+        let tensors: Vec<Tensor<'_>> = numbers
+            .map(|param| Tensor::f32(&param.name, &param.shape, values(param)))
+            .chain(counts.map(|(param, count)| Tensor::i64(&param.name, &param.shape, count)))
             .collect();
         if network["_class_name"] == "UNetCond" {
             write_component(&self.root, network, Some(scheduler), &tensors, Dtype::F32)?;

@@ -1,6 +1,7 @@
 //! The loss of a run over its steps, as SVG.
 
 use anyhow::{Result, anyhow};
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
 use tweedie_train::log::LogRow;
 
@@ -35,33 +36,37 @@ fn draw(svg: &mut String, rows: &[LogRow], title: &str) -> Result<(), Box<dyn st
     let values = || raw.iter().chain(&smooth).map(|point| point.1);
     let lowest = values().fold(f64::INFINITY, f64::min).min(1.0);
     let highest = values().fold(lowest, f64::max);
+    let (bottom, top) = ((0.9 * lowest).log10(), (1.1 * highest).log10());
     let last = rows.last().map_or(1.0, |row| row.step as f64).max(2.0);
+    let place = |points: Vec<(f64, f64)>| points.into_iter().map(|(step, loss)| (step, loss.log10()));
 
     let root = SVGBackend::with_string(svg, (860, 480)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption(title, ("sans-serif", 20))
+        .caption(title, ("sans-serif", 22))
         .margin(14)
-        .x_label_area_size(40)
-        .y_label_area_size(64)
-        .build_cartesian_2d(0.0..last, (0.9 * lowest..1.1 * highest).log_scale())?;
+        .x_label_area_size(46)
+        .y_label_area_size(72)
+        .build_cartesian_2d(0.0..last, Decades { bottom, top })?;
     chart
         .configure_mesh()
         .light_line_style(WHITE)
+        .label_style(("sans-serif", 16))
+        .axis_desc_style(("sans-serif", 17))
         .x_desc("step")
         .y_desc("loss (mean squared error)")
         .x_label_formatter(&|step| format!("{step:.0}"))
-        .y_label_formatter(&|loss| label(*loss))
         .draw()?;
-    let dots = raw.iter().map(|&point| Circle::new(point, 1, FAINT.filled()));
+    let dots = place(raw).map(|point| Circle::new(point, 1, FAINT.filled()));
     chart.draw_series(dots)?.label("each step").legend(|(x, y)| Circle::new((x + 9, y), 2, FAINT.filled()));
     chart
-        .draw_series(LineSeries::new(smooth, STRONG.stroke_width(2)))?
+        .draw_series(LineSeries::new(place(smooth), STRONG.stroke_width(2)))?
         .label("smoothed")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], STRONG.stroke_width(2)));
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperRight)
+        .label_font(("sans-serif", 16))
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
         .draw()?;
@@ -69,15 +74,59 @@ fn draw(svg: &mut String, rows: &[LogRow], title: &str) -> Result<(), Box<dyn st
     Ok(())
 }
 
-/// A loss at the axis, with as many digits as it needs.
-fn label(loss: f64) -> String {
-    if loss >= 0.1 {
-        format!("{loss:.1}")
-    } else if loss >= 0.001 {
-        format!("{loss:.3}")
-    } else {
-        format!("{loss:.0e}")
+/// An axis of decimal logarithms, labelled with the numbers themselves.
+#[derive(Clone)]
+struct Decades {
+    bottom: f64,
+    top: f64,
+}
+
+impl Ranged for Decades {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let share = (value - self.bottom) / (self.top - self.bottom);
+        limit.0 + (share * f64::from(limit.1 - limit.0)).round() as i32
     }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        ticks(self.bottom, self.top)
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        self.bottom..self.top
+    }
+}
+
+impl ValueFormatter<f64> for Decades {
+    fn format(exponent: &f64) -> String {
+        label(*exponent)
+    }
+}
+
+/// Decimal logarithms of round numbers between two others: more of them to a decade, the fewer decades there are.
+fn ticks(bottom: f64, top: f64) -> Vec<f64> {
+    let digits: &[f64] = match top - bottom {
+        decades if decades > 4.0 => &[1.0],
+        decades if decades > 0.7 => &[1.0, 2.0, 5.0],
+        _ => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
+    };
+    let decades = bottom.floor() as i32..=top.ceil() as i32;
+    let all = decades.flat_map(|decade| digits.iter().map(move |digit| digit.log10() + f64::from(decade)));
+    all.filter(|tick| (bottom..=top).contains(tick)).collect()
+}
+
+/// The number of a decimal logarithm, with as many digits as two significant ones need.
+fn label(exponent: f64) -> String {
+    let value = 10f64.powf(exponent);
+    if value < 1e-4 {
+        return format!("{value:.1e}");
+    }
+    let text = format!("{value:.5}");
+    let digits = text.find(|digit: char| ('1'..='9').contains(&digit)).unwrap_or_default() + 2;
+    let text = &text[..digits.max(text.find('.').unwrap_or(0)).min(text.len())];
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text.to_owned() }
 }
 
 #[cfg(test)]
@@ -102,7 +151,9 @@ mod tests {
     #[test]
     fn the_plot_has_axes_a_line_and_a_bounded_size() {
         let svg = loss(&rows(40_000), "runs/mnist").unwrap();
-        for part in ["<svg", "</svg>", "polyline", "circle", "step", "loss (mean squared error)", "runs/mnist", "smoothed"] {
+        for part in
+            ["<svg", "</svg>", "polyline", "circle", "step", "loss (mean squared error)", "runs/mnist", "smoothed"]
+        {
             assert!(svg.contains(part), "{part}");
         }
         assert!(svg.len() < 400_000, "{}", svg.len());
@@ -116,6 +167,17 @@ mod tests {
         let mut flat = rows(2);
         flat.iter_mut().for_each(|row| (row.loss, row.loss_ema) = (0.0, 0.0));
         assert!(loss(&flat, "flat").unwrap().contains("</svg>"));
+    }
+
+    #[test]
+    fn ticks_are_round_numbers_with_short_labels() {
+        let labels = |lowest: f64, highest: f64| {
+            ticks(lowest.log10(), highest.log10()).into_iter().map(label).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(labels(0.018, 1.1), "0.02 0.05 0.1 0.2 0.5 1");
+        assert_eq!(labels(0.35, 1.05), "0.4 0.5 0.6 0.7 0.8 0.9 1");
+        assert_eq!(labels(9.0, 250.0), "10 20 50 100 200");
+        assert_eq!(labels(1e-7, 2.0), "1.0e-6 1.0e-5 0.0001 0.001 0.01 0.1 1");
     }
 
     #[test]

@@ -106,7 +106,10 @@ impl<'a> Progress<'a> {
         };
         let left = left.and_then(|left| Duration::try_from_secs_f64(left).ok());
         let left = left.map_or_else(String::new, |left| format!(", {} left", console::seconds(left)));
-        format!("epoch {}, step {}{of}: loss {:.4}, {speed:.0} images/s{left}", report.epoch, report.step, report.loss_ema)
+        format!(
+            "epoch {}, step {}{of}: loss {:.4}, {speed:.0} images/s{left}",
+            report.epoch, report.step, report.loss_ema
+        )
     }
 
     /// Says something above the bar.

@@ -52,13 +52,12 @@ pub fn grid(network: &dyn Network, run: &RunConfig, shape: [usize; 3]) -> Result
     let denoiser = Preconditioned::new(network, spec.prediction, plan.schedule.clone(), run.train.timestep);
     let condition = Condition::labels(arrangement.labels);
     let guidance = run.samples.guidance;
-    let denoiser: Box<dyn Denoiser + '_> =
-        if guidance == 1.0 || condition.is_null() || !network.has_null_condition() {
-            Box::new(Conditioned::new(denoiser, condition))
-        } else {
-            let none = Condition::none(condition.len());
-            Box::new(Cfg::new(denoiser, condition, none, guidance)?)
-        };
+    let denoiser: Box<dyn Denoiser + '_> = if guidance == 1.0 || condition.is_null() || !network.has_null_condition() {
+        Box::new(Conditioned::new(denoiser, condition))
+    } else {
+        let none = Condition::none(condition.len());
+        Box::new(Cfg::new(denoiser, condition, none, guidance)?)
+    };
     let noise = SeededNoise::new(run.train.seed);
     let x = tweedie_samplers::sample(
         &denoiser,
@@ -70,10 +69,6 @@ pub fn grid(network: &dyn Network, run: &RunConfig, shape: [usize; 3]) -> Result
         &mut |_| ControlFlow::Continue(()),
     )?;
     let canvas = layout.draw(x.mapv(|v| v as f32).view(), run.train.range);
-    let text = format!(
-        "tweedie train: ddim, {} steps, guidance {guidance}, seed {}",
-        plan.grid.len(),
-        run.train.seed
-    );
+    let text = format!("tweedie train: ddim, {} steps, guidance {guidance}, seed {}", plan.grid.len(), run.train.seed);
     Ok(Some(picture::encode(&canvas, &[("parameters", &text)])?))
 }

@@ -1,0 +1,268 @@
+//! `tweedie train`: what a run leaves, how it is interrupted and resumed, and what is refused.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::Bench;
+use tweedie_checkpoint::{ModelDir, State, load_state, read_config};
+
+/// 48 images of 8 x 8 with three labels as a folder of IDX files in `data`, and a small network in `tiny.toml`.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    let (count, side) = (48u32, 8u32);
+    let mut images = [0x0803, count, side, side].map(u32::to_be_bytes).concat();
+    let mut labels = [0x0801, count].map(u32::to_be_bytes).concat();
+    for i in 0..count {
+        labels.push((i % 3) as u8);
+        images.extend((0..side * side).map(|p| (60 * (i % 3) + (i * 7919 + p * 31) % 100) as u8));
+    }
+    std::fs::create_dir(bench.path("data")).unwrap();
+    std::fs::write(bench.path("data/train-images-idx3-ubyte"), images).unwrap();
+    std::fs::write(bench.path("data/train-labels-idx1-ubyte"), labels).unwrap();
+    let options = r#"
+data = "data"
+[samples]
+per_label = 1
+steps = 2
+[train]
+batch = 16
+lr_warmup = 4
+length = { steps = 8 }
+lr_decay = "cosine"
+lr_decay_steps = 40
+[train.noise]
+train_steps = 50
+beta_end = 0.2
+[network]
+_class_name = "UNet2DModel"
+block_out_channels = [8, 8]
+down_block_types = ["DownBlock2D", "AttnDownBlock2D"]
+up_block_types = ["AttnUpBlock2D", "UpBlock2D"]
+layers_per_block = 1
+attention_head_dim = 4
+norm_num_groups = 4
+"#;
+    std::fs::write(bench.path("tiny.toml"), options).unwrap();
+    bench
+}
+
+fn state(bench: &Bench, run: &str) -> State {
+    load_state(bench.path(run).join("state.safetensors")).expect("a state that loads")
+}
+
+fn steps_of(bench: &Bench, run: &str) -> u64 {
+    state(bench, run).parse("step").unwrap()
+}
+
+/// The rows of a log without the column of seconds, which is the only one that two runs may differ in.
+fn log(bench: &Bench, run: &str) -> Vec<String> {
+    let text = String::from_utf8(bench.bytes(&format!("{run}/log.csv"))).unwrap();
+    text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect()
+}
+
+/// Everything that two equal runs have in common: vectors of the state, weights of the model, the log.
+fn assert_same_run(bench: &Bench, a: &str, b: &str) {
+    assert_eq!(state(bench, a).vectors(), state(bench, b).vectors(), "{a} {b}");
+    for key in ["step", "loss_sum", "loss_weight", "config", "network", "data"] {
+        assert_eq!(state(bench, a).text(key).unwrap(), state(bench, b).text(key).unwrap(), "{a} {b}: {key}");
+    }
+    let weights = |run: &str| bench.bytes(&format!("{run}/unet/diffusion_pytorch_model.safetensors"));
+    assert_eq!(weights(a), weights(b), "{a} {b}");
+    assert_eq!(log(bench, a), log(bench, b));
+}
+
+#[test]
+fn a_run_leaves_a_model_its_options_a_log_a_plot_and_samples() {
+    let bench = bench();
+    let done = bench.run("train --config tiny.toml --out run --epochs 2 --seed 7 --lr 0.003");
+    assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{}", done.stderr);
+    for part in ["epoch 1", "samples/epoch-002.png", "done: 6 steps", "sample --model run"] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+    assert!(!done.stderr.contains('\u{1b}') && !done.stderr.contains('\r'), "no bar without a terminal");
+    let log = log(&bench, "run");
+    assert_eq!(log[0], "step,epoch,images,loss,loss_ema,grad_norm,lr");
+    assert_eq!(log.len(), 1 + 6);
+    assert!(log[6].starts_with("6,2,96,"), "{log:?}");
+    let options = String::from_utf8(bench.bytes("run/train.toml")).unwrap();
+    for part in
+        ["seed = 7", "lr = 0.003", "epochs = 2", "train_steps = 50", "block_out_channels = [8, 8]", "data = \"data\""]
+    {
+        assert!(options.contains(part), "{part}: {options}");
+    }
+    assert!(String::from_utf8(bench.bytes("run/loss.svg")).unwrap().ends_with("</svg>\n"));
+    for file in ["run/samples/epoch-001.png", "run/samples/epoch-002.png"] {
+        assert!(bench.bytes(file).starts_with(b"\x89PNG"), "{file}");
+    }
+    let scheduler = read_config(bench.path("run/scheduler/scheduler_config.json")).unwrap();
+    assert_eq!(
+        (scheduler["_class_name"].as_str(), scheduler["num_train_timesteps"].as_u64()),
+        (Some("DDIMScheduler"), Some(50))
+    );
+    assert_eq!(scheduler["timestep_spacing"], "trailing");
+    let config = read_config(bench.path("run/unet/config.json")).unwrap();
+    assert_eq!((config["num_class_embeds"].as_u64(), config["_tweedie_null_class"].as_u64()), (Some(4), Some(3)));
+    // The model holds the average; the state has the same numbers, in the order of the network.
+    let mut state = state(&bench, "run");
+    let length = state.vectors()["ema"].len();
+    let ema = state.take("ema", length).unwrap();
+    let dir = ModelDir::open(bench.path("run")).unwrap();
+    let network = tweedie_unet::Model::from_config(&dir.config).unwrap();
+    for param in network.expected() {
+        assert_eq!(dir.weights.read_f32(&param.name).unwrap(), ema[param.range.clone()], "{}", param.name);
+    }
+    bench.succeed("sample --model run --labels 0-2 --per-label 1 --steps 2 --out s.safetensors --quiet");
+    assert_eq!(bench.tensor("s.safetensors", "sample").0, [3, 1, 8, 8]);
+    // What was recorded is what --config reads, and makes the same run.
+    bench.succeed("train --config run/train.toml --out again --quiet");
+    assert_same_run(&bench, "run", "again");
+}
+
+#[test]
+fn a_run_in_pieces_is_the_run_in_one_piece() {
+    let bench = bench();
+    bench.succeed("train --config tiny.toml --out straight --steps 11 --threads 1 --quiet");
+    bench.succeed("train --config tiny.toml --out pieces --steps 2 --threads 2 --quiet");
+    bench.succeed("train --out pieces --resume --steps 7 --quiet");
+    // The command that started the run, with --resume added, goes on too.
+    bench.succeed("train --config tiny.toml --out pieces --steps 11 --threads 2 --resume --quiet");
+    assert_same_run(&bench, "straight", "pieces");
+    // A run that is complete stays as it is.
+    bench.succeed("train --out pieces --resume --quiet");
+    assert_same_run(&bench, "straight", "pieces");
+}
+
+/// A run that would take very long.
+fn start(bench: &Bench, out: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_tweedie"))
+        .args([
+            "train",
+            "--config",
+            "tiny.toml",
+            "--out",
+            out,
+            "--steps",
+            "100000000",
+            "--checkpoint-minutes",
+            "0.000001",
+        ])
+        .current_dir(bench.path(""))
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts")
+}
+
+/// Waits until the run has done some steps.
+fn wait_for_steps(bench: &Bench, run: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let log = bench.path(run).join("log.csv");
+    let rows = |path: &Path| std::fs::read_to_string(path).map_or(0, |text| text.lines().count());
+    while rows(&log) < 6 {
+        assert!(Instant::now() < deadline, "no steps within a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_a_model_and_a_state_that_go_on_as_if_nothing_had_happened() {
+    let bench = bench();
+    for attempt in 0..4 {
+        let run = format!("killed-{attempt}");
+        let mut child = start(&bench, &run);
+        wait_for_steps(&bench, &run);
+        // Steps and checkpoints follow each other without a pause, so these moments fall anywhere between them.
+        std::thread::sleep(Duration::from_millis(7 * attempt));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        bench.succeed(&format!("sample --model {run} --labels 1 --steps 1 --out s.npy --quiet"));
+        let steps = steps_of(&bench, &run) + 3;
+        bench.succeed(&format!("train --out {run} --resume --steps {steps} --quiet"));
+        bench.succeed(&format!("train --config tiny.toml --out straight-{attempt} --steps {steps} --quiet"));
+        assert_same_run(&bench, &format!("straight-{attempt}"), &run);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_says_how_to_go_on_and_is_no_failure() {
+    let bench = bench();
+    let child = start(&bench, "run");
+    wait_for_steps(&bench, "run");
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let steps = steps_of(&bench, "run");
+    assert!(stderr.contains(&format!("saved at step {steps}")), "{stderr}");
+    assert!(stderr.contains("tweedie train --out run --resume"), "{stderr}");
+    assert_eq!(log(&bench, "run").len() as u64, 1 + steps, "the log ends with the last step that was saved");
+}
+
+#[test]
+fn without_out_runs_are_numbered() {
+    let bench = bench();
+    for run in ["runs/custom", "runs/custom-2", "runs/custom-3"] {
+        bench.succeed("train --config tiny.toml --steps 1 --quiet");
+        assert_eq!(steps_of(&bench, run), 1, "{run}");
+    }
+    bench.fail("train --resume", 2, &["--out", "runs/custom, runs/custom-2, runs/custom-3"]);
+}
+
+#[test]
+fn a_textbook_network_becomes_a_book_directory() {
+    let bench = bench();
+    let text = String::from_utf8(bench.bytes("tiny.toml")).unwrap();
+    let (options, _) = text.split_once("[network]").unwrap();
+    let options = options.replace("batch = 16", "batch = 16\ntimestep = \"one-based\"\nrange = \"zero-one\"");
+    let network = "[network]\n_class_name = \"UNetCond\"\nembed_dim = 10\nbase_channels = 4\n";
+    std::fs::write(bench.path("book.toml"), options + network).unwrap();
+    bench.succeed("train --config book.toml --out straight --steps 5 --quiet");
+    bench.succeed("train --config book.toml --out run --steps 2 --quiet");
+    bench.succeed("train --out run --resume --steps 5 --quiet");
+    let weights = |run: &str| bench.bytes(&format!("{run}/diffusion_pytorch_model.safetensors"));
+    assert_eq!(weights("straight"), weights("run"), "running statistics and counters are resumed, too");
+    let config = read_config(bench.path("run/config.json")).unwrap();
+    assert_eq!((config["_class_name"].as_str(), config["num_classes"].as_u64()), (Some("UNetCond"), Some(3)));
+    let file = ModelDir::open(bench.path("run")).unwrap().weights;
+    assert_eq!(file.read_i64("down1.convs.1.num_batches_tracked").unwrap(), [5]);
+    bench.succeed("sample --model run --labels 0 --steps 2 --out s.npy --quiet");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_with_its_step_and_keeps_the_last_checkpoint() {
+    let bench = bench();
+    let text = String::from_utf8(bench.bytes("tiny.toml")).unwrap();
+    let text = text.replace("lr_warmup = 4", "lr_warmup = 0\nlr = 1e38\nclip_norm = 0").replace("cosine", "constant");
+    std::fs::write(bench.path("hot.toml"), text).unwrap();
+    let done = bench.run("train --config hot.toml --out run --steps 100");
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    assert!(done.stderr.contains("error: step ") && done.stderr.contains("learning rate"), "{}", done.stderr);
+    assert_eq!(steps_of(&bench, "run"), 0, "the state from before the fault is still there");
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_before_any_work() {
+    let bench = bench();
+    bench.succeed("train --config tiny.toml --out run --steps 1 --quiet");
+    std::fs::write(bench.path("file"), "").unwrap();
+    let text = String::from_utf8(bench.bytes("tiny.toml")).unwrap();
+    std::fs::write(bench.path("misspelt.toml"), text.replace("batch =", "batches =")).unwrap();
+    bench.fail("train --config tiny.toml --out run", 1, &["run holds a run", "--resume"]);
+    bench.fail("train --config tiny.toml --out file/run", 1, &["file/run", "--out"]);
+    bench.fail("train --out nothing --resume", 1, &["nothing", "train.toml"]);
+    bench.fail("train --out run --resume --lr 0.5", 1, &["config.lr was 0.0005", "0.5 now"]);
+    bench.fail("train --out run --resume --batch 8", 1, &["config.batch was 16", "8 now"]);
+    bench.fail("train --out run --resume --preset tiny", 1, &["preset custom, not tiny"]);
+    bench.fail("train --config misspelt.toml --out new", 1, &["misspelt.toml", "batches"]);
+    bench.fail("train --config absent.toml --out new", 1, &["absent.toml"]);
+    bench.fail("train --data absent --preset tiny --out new", 1, &["absent"]);
+    bench.fail("train --preset tiny --out new --label-dropout 2", 2, &["label_dropout", "[0, 1]"]);
+    bench.fail("train --preset large --out new", 2, &["large", "mnist, tiny, book"]);
+    bench.fail("train --epochs 1 --steps 2 --out new", 2, &["--steps"]);
+    bench.fail("train --preset tiny --config tiny.toml --out new", 2, &["--config"]);
+    bench.fail("train --steps 0 --out new", 2, &["--steps"]);
+}
