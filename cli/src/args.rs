@@ -13,7 +13,7 @@ use crate::train::TrainArgs;
 
 /// Train diffusion models and draw with them, on an ordinary CPU.
 #[derive(Parser, Debug)]
-#[command(name = "tweedie", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "tweedie", version, max_term_width = 110, arg_required_else_help = true)]
 #[command(after_help = "\
 Examples:
   tweedie sample                                  ten columns of digits from the bundled model
@@ -36,10 +36,10 @@ pub struct Cli {
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// Threads to compute with; results do not depend on it [default: one for each core]
-    #[arg(long, global = true, value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", help_heading = "General", value_parser = threads)]
+    pub threads: Option<usize>,
     /// No progress and no report on stderr, only errors
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "General")]
     pub quiet: bool,
 }
 
@@ -69,7 +69,7 @@ pub struct ModelArg {
 /// The process that a model without a scheduler of its own was trained on.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ProcessArgs {
-    /// Noise schedule, for a model that has no scheduler config [default: linear]
+    /// Noise schedule [default: linear]
     #[arg(long, value_name = "NAME", value_parser = names(BetaSchedule::NAMES))]
     pub schedule: Option<String>,
     /// Number of training steps T [default: 1000]
@@ -113,6 +113,7 @@ impl ProcessArgs {
 
 /// `tweedie sample`.
 #[derive(Args, Clone, Debug)]
+#[command(allow_negative_numbers = true)]
 #[command(after_help = "\
 Examples:
   tweedie sample                                       digits 0 to 9, eight of each, to sample.png
@@ -153,14 +154,11 @@ pub struct SampleArgs {
     #[arg(long, value_name = "E", value_parser = not_negative)]
     pub eta: Option<f64>,
     /// Guidance scale: 1 is none, 2 to 3 gives clearer digits [default: 2.5 where the network can do without its label]
-    #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "G", value_parser = finite)]
     pub guidance: Option<f64>,
     /// What the network predicts [default: that of the model; eps where it does not say]
     #[arg(long, value_name = "NAME", value_parser = names(Prediction::NAMES))]
     pub prediction: Option<String>,
-    /// The process of an oracle.
-    #[command(flatten, next_help_heading = "Process (for an oracle)")]
-    pub process: ProcessArgs,
     /// Noise to use: `initial` [N,C,H,W] and, for samplers that add noise, `steps` [K,N,C,H,W]
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Files", value_parser = safetensors_path)]
     pub noise: Option<PathBuf>,
@@ -182,6 +180,9 @@ pub struct SampleArgs {
     /// Print one JSON document that describes the run
     #[arg(long)]
     pub json: bool,
+    /// The process of a model that does not describe its own.
+    #[command(flatten, next_help_heading = "Process (for an oracle, or a model without a scheduler config)")]
+    pub process: ProcessArgs,
 }
 
 /// `tweedie predict`.
@@ -217,6 +218,7 @@ pub struct InspectArgs {
 
 /// `tweedie schedule`.
 #[derive(Args, Clone, Debug)]
+#[command(allow_negative_numbers = true)]
 #[command(after_help = "\
 Examples:
   tweedie schedule                                      some rows of the linear schedule
@@ -237,6 +239,14 @@ pub struct ScheduleArgs {
 /// One of a comma-separated list of names.
 fn names(list: &'static str) -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(list.split(", "))
+}
+
+/// The most threads; a bound, so that a mistyped number is an error and not the end of the system's threads.
+const MOST_THREADS: usize = 1024;
+
+fn threads(text: &str) -> Result<usize, String> {
+    let error = || format!("expected a whole number from 1 to {MOST_THREADS}");
+    text.parse().ok().filter(|n| (1..=MOST_THREADS).contains(n)).ok_or_else(error)
 }
 
 fn number(text: &str) -> Result<f64, String> {

@@ -10,7 +10,7 @@ use tweedie_samplers::SchedulerSpec;
 use tweedie_schedule::TimestepMapping;
 use tweedie_unet::Summary;
 
-use crate::args::{Common, InspectArgs, ProcessArgs};
+use crate::args::{InspectArgs, ProcessArgs};
 use crate::console;
 use crate::model::{self, Loaded, LoadedNetwork, LoadedOracle};
 use crate::sample::plan::{self, Overrides};
@@ -24,7 +24,7 @@ const SECONDS: f64 = 3.0;
 ///
 /// # Errors
 /// If the model cannot be opened or run.
-pub fn run(args: &InspectArgs, _common: &Common) -> Result<()> {
+pub fn run(args: &InspectArgs) -> Result<()> {
     let model = model::open(args.model.as_deref())?;
     let process = ProcessArgs::default();
     let options = Overrides { sampler: None, spacing: None, prediction: None, eta: None, process: &process };

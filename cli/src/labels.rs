@@ -153,6 +153,6 @@ mod tests {
         assert_eq!(in_turn.labels, [Some(4), Some(2), Some(4)]);
         assert_eq!(in_turn.headers, entries);
         assert_eq!(Arrangement::in_turn(&entries, 1).headers, [Some(4)]);
-        assert_eq!(Arrangement::by_label(&[None], 16).columns, []);
+        assert!(Arrangement::by_label(&[None], 16).columns.is_empty());
     }
 }

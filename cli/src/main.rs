@@ -32,14 +32,14 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     let common = &cli.common;
     if let Some(threads) = common.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
     }
     match &cli.command {
         Command::Sample(args) => sample::run(args, common),
         Command::Train(args) => train::run(args, common),
         Command::Predict(args) => predict::run(args, common),
-        Command::Inspect(args) => inspect::run(args, common),
+        Command::Inspect(args) => inspect::run(args),
         Command::Schedule(args) => schedule::run(args, common),
     }
 }

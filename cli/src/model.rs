@@ -206,6 +206,9 @@ const LARGEST_LABEL: usize = 1 << 16;
 fn open_oracle(path: &Path) -> Result<LoadedOracle> {
     let name = path.display().to_string();
     let config = read_config(path)?;
+    if config.contains_key("_class_name") {
+        bail!("{name} is the config of a {}; give the directory that holds it", config["_class_name"]);
+    }
     let file: OracleFile = serde_json::from_value(Value::Object(config)).with_context(|| {
         format!(
             "{name} is no oracle: expected {{\"kind\": \"gaussian-mixture\", \"shape\": [C,H,W], \"components\": \

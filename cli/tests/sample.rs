@@ -230,6 +230,8 @@ fn wrong_command_lines_end_with_2() {
         ("--prediction noise", "eps"),
         ("--seed -1", "--seed"),
         ("--threads 0", "--threads"),
+        ("--threads 1000000", "--threads"),
+        ("--count 4000000 --out x.npy --save-noise z.safetensors", "--save-noise"),
         ("--nonsense", "--nonsense"),
         // These are wrong for this model.
         ("--labels 3", "--labels 3: the model model has no such label; its labels are 0-2"),
@@ -247,6 +249,8 @@ fn wrong_command_lines_end_with_2() {
 fn models_that_cannot_be_used_end_with_1() {
     let bench = bench();
     bench.fail("sample --model nowhere", 1, &["nowhere", "there is no such directory"]);
+    bench.fail("sample --model model --out nowhere/x.png", 1, &["nowhere/x.png", "no directory nowhere"]);
+    bench.fail("sample --model model/unet/config.json", 1, &["UNet2DModel", "give the directory"]);
     let remove = |name: &str| std::fs::remove_file(bench.path("model").join(name)).unwrap();
     let weights = bench.path("model").join("unet/diffusion_pytorch_model.safetensors");
     let pickle = bench.path("model").join("unet/diffusion_pytorch_model.bin");

@@ -7,7 +7,7 @@ pub mod plan;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ndarray::{Array4, Axis, Slice};
 use serde_json::json;
 use tweedie_denoiser::{
@@ -48,6 +48,10 @@ pub fn run(args: &SampleArgs, common: &Common) -> Result<()> {
     let shape = plan::shape(&model, arrangement.labels.len(), args.size)?;
     let output = Output::plan(&args.out, shape, &arrangement)?;
     let draws = plan::draws(&spec, steps)?;
+    if let Some(path) = &args.save_noise {
+        output::check_directory(path)?;
+        plan::check_record(shape, draws)?;
+    }
     let noise: Box<dyn Noise> = match &noise_file {
         Some(file) => Box::new(file.read(shape, draws)?),
         None => Box::new(SeededNoise::new(args.seed)),
@@ -163,6 +167,8 @@ impl Job<'_> {
         };
         let Plan { grid, schedule, solver, .. } = plan;
         let x = tweedie_samplers::sample(&guided, grid, schedule, solver.as_mut(), noise, [n, c, h, w], &mut observer)?;
-        Ok(x.mapv(|v| v as f32))
+        let x = x.mapv(|v| v as f32);
+        ensure!(x.iter().all(|v| v.is_finite()), "the result is not finite in f32; the model may be damaged");
+        Ok(x)
     }
 }

@@ -30,8 +30,9 @@ impl Output {
     /// The kind of file that `path` names, for samples of `shape` `[N, C, H, W]`.
     ///
     /// # Errors
-    /// If the suffix is unknown, or samples of that shape cannot be drawn.
+    /// If the suffix is unknown, the directory is missing, or samples of that shape cannot be drawn.
     pub fn plan(path: &Path, shape: [usize; 4], arrangement: &Arrangement) -> Result<Self> {
+        check_directory(path)?;
         let suffix = path.extension().map(|s| s.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         match suffix.as_str() {
             "png" => {
@@ -82,5 +83,19 @@ impl Output {
             }
         }
         Ok(None)
+    }
+}
+
+/// Whether a file could be written to a path, as far as that is known before the work.
+///
+/// # Errors
+/// If the directory does not exist.
+pub fn check_directory(path: &Path) -> Result<()> {
+    let directory = path.parent().filter(|parent| *parent != Path::new(""));
+    match directory {
+        Some(directory) if !directory.is_dir() => {
+            bail!("cannot write {}: there is no directory {}; create it first", path.display(), directory.display())
+        }
+        _ => Ok(()),
     }
 }

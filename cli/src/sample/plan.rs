@@ -23,8 +23,13 @@ const UNLABELLED: usize = 16;
 const STEPS: usize = 50;
 /// Guidance of a network that can do without its label.
 const GUIDANCE: f64 = 2.5;
+/// The most images that one run draws.
+const MOST_IMAGES: usize = 1 << 22;
 /// The most numbers that one run draws (1 GiB as f32).
 const MOST_VALUES: usize = 1 << 28;
+
+/// The most numbers of noise that are kept to be saved (4 GiB as f32).
+const MOST_NOISE: usize = 1 << 30;
 
 /// The options of a process that come from the command line alone.
 pub struct Overrides<'a> {
@@ -139,10 +144,15 @@ pub fn arrangement(model: &Loaded, args: &SampleArgs, noise: Option<usize>) -> R
         check_label(model, &known, *entry)?;
     }
     if let Some(per_label) = args.per_label {
+        check_count(entries.len().saturating_mul(per_label.get()))?;
         return Ok(Arrangement::by_label(&entries, per_label.get()));
     }
     if let Some(count) = args.count {
+        check_count(count.get())?;
         return Ok(Arrangement::in_turn(&entries, count.get()));
+    }
+    if let Some(count) = noise {
+        check_count(count)?;
     }
     match noise {
         Some(count) if count > 0 && count.is_multiple_of(entries.len()) => {
@@ -159,6 +169,15 @@ pub fn arrangement(model: &Loaded, args: &SampleArgs, noise: Option<usize>) -> R
             Ok(Arrangement::by_label(&entries, per_label))
         }
     }
+}
+
+fn check_count(count: usize) -> Result<()> {
+    if count <= MOST_IMAGES {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "{count} images are too many for one run; draw at most {MOST_IMAGES} (and others with another --seed)"
+    )))
 }
 
 fn check_label(model: &Loaded, known: &[usize], label: Option<usize>) -> Result<()> {
@@ -248,6 +267,22 @@ pub fn shape(model: &Loaded, count: usize, size: Option<[usize; 2]>) -> Result<[
             MOST_VALUES / (c * h * w).max(1)
         ))),
     }
+}
+
+/// Whether the noise of a run can be kept in memory, to be saved.
+///
+/// # Errors
+/// If it is too much.
+pub fn check_record(shape: [usize; 4], draws: usize) -> Result<()> {
+    let values = shape.iter().product::<usize>().saturating_mul(draws + 1);
+    if values <= MOST_NOISE {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "--save-noise: {draws} steps add noise to {} images, which is too much to keep; draw fewer images or take fewer \
+         steps",
+        shape[0]
+    )))
 }
 
 /// How many times a plan draws noise for each image.
