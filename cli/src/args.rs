@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use tweedie_samplers::{SolverSpec, solver_by_name};
 use tweedie_schedule::{BetaSchedule, Prediction, Spacing};
 
+use crate::bench::BenchArgs;
 use crate::labels::LabelList;
 use crate::train::TrainArgs;
 
@@ -56,6 +57,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Print or plot the tables of a noise schedule
     Schedule(ScheduleArgs),
+    /// Time a model on this machine, forward or in training
+    Bench(BenchArgs),
 }
 
 /// Which model.

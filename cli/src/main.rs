@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod console;
 mod inspect;
 mod labels;
@@ -41,5 +42,6 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Predict(args) => predict::run(args, common),
         Command::Inspect(args) => inspect::run(args),
         Command::Schedule(args) => schedule::run(args, common),
+        Command::Bench(args) => bench::run(args, common),
     }
 }

@@ -95,9 +95,11 @@ impl RunConfig {
                 InitName::ZeroResidual,
                 SamplesConfig::default(),
                 TrainConfig {
-                    length: RunLength::Epochs(12),
+                    length: RunLength::Epochs(5),
                     lr: 1e-3,
                     lr_decay: LrDecay::Cosine,
+                    prediction: Prediction::V,
+                    noise: NoiseConfig { schedule: "cosine".to_owned(), ..NoiseConfig::default() },
                     ..TrainConfig::default()
                 },
                 json!({
@@ -105,7 +107,7 @@ impl RunConfig {
                     "block_out_channels": [32, 64, 128],
                     "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
                     "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
-                    "layers_per_block": 2,
+                    "layers_per_block": 1,
                     "attention_head_dim": 32,
                     "norm_num_groups": 8,
                 }),

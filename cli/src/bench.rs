@@ -1,0 +1,178 @@
+//! `tweedie bench`: how fast a model runs on this machine, forward or in training.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use ndarray::Array4;
+use serde_json::json;
+use tweedie_data::Dataset;
+use tweedie_denoiser::{Condition, Network};
+use tweedie_kernels::simd::Isa;
+use tweedie_train::{TrainConfig, Trainer};
+
+use crate::args::{Common, ModelArg};
+use crate::console;
+use crate::model::{self, LoadedNetwork};
+
+/// Passes that are not counted: they pack weights and fill the buffers.
+const WARM_UP: usize = 2;
+/// The fewest passes that are counted.
+const FEWEST: usize = 3;
+
+/// `tweedie bench`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  tweedie bench                                   forward passes of the bundled model, 64 images at once
+  tweedie bench --train --seconds 20              training steps: noise, both passes, AdamW, moving average
+  tweedie bench --model runs/mnist --batch 1      the latency of one image
+
+Work is counted as direct convolution, a multiplication and an addition as two operations, and a training step as three
+forward passes. A faster algorithm shows as more work per second, and may pass the machine's peak.")]
+pub struct BenchArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Images at once
+    #[arg(long, value_name = "B", default_value = "64")]
+    pub batch: std::num::NonZeroUsize,
+    /// Time training steps instead of forward passes
+    #[arg(long)]
+    pub train: bool,
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 5.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let limit = 86_400.0;
+    text.parse::<f64>()
+        .ok()
+        .filter(|s| *s > 0.0 && *s <= limit)
+        .ok_or_else(|| format!("expected a number in (0, {limit}]"))
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the model cannot be opened or run.
+pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
+    let mut model = model::open_network(args.model.model.as_deref())?;
+    let Some([c, h, w]) = model.network.image_shape() else {
+        bail!("{}: the network's config does not say how large its images are (sample_size is null)", model.name);
+    };
+    let batch = args.batch.get();
+    if batch.saturating_mul(c * h * w) > 1 << 28 {
+        return Err(console::usage(format!("--batch {batch} is too many images of {c} x {h} x {w} at once")));
+    }
+    let idle = peak_memory();
+    let forward = model.network.summary(h, w).flops();
+    let (flops, times) = if args.train {
+        (3 * forward, time_training(&mut model, [c, h, w], batch, args.seconds)?)
+    } else {
+        (forward, time_forward(&model, [c, h, w], batch, args.seconds)?)
+    };
+    let peak = peak_memory();
+    let work = if args.train { "training step" } else { "forward" };
+    let rate = |seconds: f64| batch as f64 / seconds;
+    let (best, median) = (times[0], times[times.len() / 2]);
+    let threads = rayon::current_num_threads();
+    if args.json {
+        return console::print_json(&json!({
+            "model": model.name,
+            "work": work,
+            "batch": batch,
+            "passes": times.len(),
+            "seconds_median": median,
+            "seconds_best": best,
+            "images_per_second": rate(median),
+            "images_per_second_best": rate(best),
+            "gflops_per_image": flops as f64 / 1e9,
+            "effective_gflops_per_second": flops as f64 * rate(median) / 1e9,
+            "peak_memory_bytes": peak,
+            "peak_memory_over_idle_bytes": peak.zip(idle).map(|(peak, idle)| peak - idle),
+            "instruction_set": Isa::best().name(),
+            "threads": threads,
+            "version": env!("CARGO_PKG_VERSION"),
+        }));
+    }
+    let memory = peak.zip(idle).map_or_else(
+        || "not known on this system".to_owned(),
+        |(peak, idle)| format!("{} peak, {} over the loaded model", console::bytes(peak), console::bytes(peak - idle)),
+    );
+    console::report(common, &format!("{} {work}s of {batch} images, after {WARM_UP} not counted", times.len()));
+    console::print(&format!(
+        "model        {}\nwork         {work}, batch {batch}\nspeed        {:.1} images/s (median; best {:.1})\n\
+         time         {:.2} ms per image\noperations   {:.3} GFLOP per image, {:.1} GFLOP/s\nmemory       {memory}\n\
+         machine      {}, {threads} threads\n",
+        model.name,
+        rate(median),
+        rate(best),
+        1e3 * median / batch as f64,
+        flops as f64 / 1e9,
+        flops as f64 * rate(median) / 1e9,
+        Isa::best().name(),
+    ))
+}
+
+/// Seconds of each counted call, in ascending order.
+fn time(seconds: f64, mut call: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+    for _ in 0..WARM_UP {
+        call()?;
+    }
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.len() < FEWEST || start.elapsed().as_secs_f64() < seconds {
+        let begin = Instant::now();
+        call()?;
+        times.push(begin.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+/// A label for image `i`, if the network knows any.
+fn label(network: &impl Network, i: usize) -> Option<usize> {
+    (network.classes() > 0).then(|| i % network.classes())
+}
+
+fn time_forward(model: &LoadedNetwork, [c, h, w]: [usize; 3], batch: usize, seconds: f64) -> Result<Vec<f64>> {
+    let network = &model.network;
+    let x = Array4::from_shape_fn((batch, c, h, w), |(n, c, i, j)| ((n * 5 + c + i * 7 + j * 3) % 11) as f32 / 11.0);
+    let steps: Vec<f64> = (0..batch).map(|i| (i * 37 % 1000) as f64).collect();
+    let condition = Condition::labels((0..batch).map(|i| label(network, i)).collect());
+    time(seconds, || {
+        network.predict(x.view(), &steps, &condition).with_context(|| format!("cannot run {}", model.name))?;
+        Ok(())
+    })
+}
+
+fn time_training(model: &mut LoadedNetwork, shape: [usize; 3], batch: usize, seconds: f64) -> Result<Vec<f64>> {
+    let classes = model.network.classes();
+    let images = batch.max(classes);
+    let pixels = (0..images * shape.iter().product::<usize>()).map(|i| (i * 37 % 251) as u8).collect();
+    let labels = (classes > 0).then(|| (0..images).map(|i| (i % classes) as u32).collect());
+    let data = Dataset::new("patterns", shape, pixels, labels)?;
+    let config = TrainConfig {
+        batch,
+        timestep: model.mapping(),
+        range: model.range(),
+        label_dropout: if model.network.has_null_condition() { 0.1 } else { 0.0 },
+        ..TrainConfig::default()
+    };
+    let mut trainer = Trainer::new(&mut model.network, &data, config)?;
+    time(seconds, || {
+        trainer.step()?;
+        Ok(())
+    })
+}
+
+/// The most memory that this process has held so far, in bytes, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
