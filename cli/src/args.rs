@@ -9,6 +9,7 @@ use tweedie_samplers::{SolverSpec, solver_by_name};
 use tweedie_schedule::{BetaSchedule, Prediction, Spacing};
 
 use crate::bench::BenchArgs;
+use crate::convert::ConvertArgs;
 use crate::labels::LabelList;
 use crate::train::TrainArgs;
 
@@ -57,6 +58,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Print or plot the tables of a noise schedule
     Schedule(ScheduleArgs),
+    /// Store a model in another number type
+    Convert(ConvertArgs),
     /// Time a model on this machine, forward or in training
     Bench(BenchArgs),
 }

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod console;
+mod convert;
 mod inspect;
 mod labels;
 mod model;
@@ -42,6 +43,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Predict(args) => predict::run(args, common),
         Command::Inspect(args) => inspect::run(args),
         Command::Schedule(args) => schedule::run(args, common),
+        Command::Convert(args) => convert::run(args, common),
         Command::Bench(args) => bench::run(args, common),
     }
 }

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
-use tweedie_checkpoint::{Config, ModelDir, ModelKind, TensorFile, check_keys, read_config};
+use tweedie_checkpoint::{
+    Config, Dtype, ModelDir, ModelKind, Tensor, TensorFile, check_keys, read_config, write_component, write_pipeline,
+};
 use tweedie_data::Range;
-use tweedie_denoiser::{Component, Mean, MixtureOracle, Network, NetworkGrad, Role};
+use tweedie_denoiser::{Component, Mean, MixtureOracle, Network, NetworkGrad, Param, Params, Role};
 use tweedie_schedule::TimestepMapping;
 use tweedie_unet::Model;
 
@@ -118,6 +120,34 @@ fn load_weights(network: &mut Model, file: &TensorFile) -> Result<()> {
             _ => file.read_f32_finite(&param.name),
         }?;
         values[param.range].copy_from_slice(&read);
+    }
+    Ok(())
+}
+
+/// Writes a model in the layout of its class: a component for the textbook network or without a scheduler, else a pipeline.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(root: &Path, network: &Value, scheduler: Option<&Value>, params: &Params, dtype: Dtype) -> Result<()> {
+    let values = |param: &Param| &params.values()[param.range.clone()];
+    // Counters are integers in files; they count steps, so no digit is lost.
+    let counters: Vec<Vec<i64>> = params
+        .table()
+        .iter()
+        .filter(|param| param.role == Role::Counter)
+        .map(|param| values(param).iter().map(|&count| count as i64).collect())
+        .collect();
+    let numbers = params.table().iter().filter(|param| param.role != Role::Counter);
+    let counts = params.table().iter().filter(|param| param.role == Role::Counter).zip(&counters);
+    let tensors: Vec<Tensor<'_>> = numbers
+        .map(|param| Tensor::f32(&param.name, &param.shape, values(param)))
+        .chain(counts.map(|(param, count)| Tensor::i64(&param.name, &param.shape, count)))
+        .collect();
+    match scheduler {
+        Some(scheduler) if network["_class_name"] != "UNetCond" => {
+            write_pipeline(root, network, scheduler, &tensors, dtype)?;
+        }
+        _ => write_component(root, network, scheduler, &tensors, dtype)?,
     }
     Ok(())
 }

@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tweedie_checkpoint::{Dtype, Tensor, atomic_write, write_component, write_pipeline};
-use tweedie_denoiser::{Param, Params, Role};
+use tweedie_checkpoint::{Dtype, atomic_write};
+use tweedie_denoiser::Params;
 use tweedie_train::log::{self, LogRow};
+
+use crate::model;
 
 /// Where runs go unless told otherwise.
 pub const RUNS: &str = "runs";
@@ -135,26 +137,7 @@ impl RunDirectory {
     /// # Errors
     /// If a file cannot be written.
     pub fn write_model(&self, network: &Value, scheduler: &Value, params: &Params) -> Result<()> {
-        let values = |param: &Param| &params.values()[param.range.clone()];
-        // Counters are integers in files; they count steps, so no digit is lost.
-        let counters: Vec<Vec<i64>> = params
-            .table()
-            .iter()
-            .filter(|param| param.role == Role::Counter)
-            .map(|param| values(param).iter().map(|&count| count as i64).collect())
-            .collect();
-        let numbers = params.table().iter().filter(|param| param.role != Role::Counter);
-        let counts = params.table().iter().filter(|param| param.role == Role::Counter).zip(&counters);
-        let tensors: Vec<Tensor<'_>> = numbers
-            .map(|param| Tensor::f32(&param.name, &param.shape, values(param)))
-            .chain(counts.map(|(param, count)| Tensor::i64(&param.name, &param.shape, count)))
-            .collect();
-        if network["_class_name"] == "UNetCond" {
-            write_component(&self.root, network, Some(scheduler), &tensors, Dtype::F32)?;
-        } else {
-            write_pipeline(&self.root, network, scheduler, &tensors, Dtype::F32)?;
-        }
-        Ok(())
+        model::write(&self.root, network, Some(scheduler), params, Dtype::F32)
     }
 
     /// Opens `log.csv` for a run that has done `step` steps: later rows are dropped, and a missing log is started.
