@@ -166,7 +166,23 @@ impl TensorFile {
         }
     }
 
-    /// The elements of a tensor of type I64 or I32, row-major.
+    /// The elements of a tensor of type F64, F32, F16 or BF16, row-major, whatever their values: for inputs from other
+    /// programs, where numpy's default is F64. Weights are never F64; they are read with [`TensorFile::read_f32`].
+    ///
+    /// # Errors
+    /// If there is no such tensor, or it has another type.
+    pub fn read_f64(&self, name: &str) -> Result<Vec<f64>, CheckpointError> {
+        let (dtype, bytes) = self.data(name)?;
+        match dtype {
+            Dtype::F64 => Ok(elements(bytes, f64::from_le_bytes)),
+            Dtype::F32 => Ok(elements(bytes, |b| f64::from(f32::from_le_bytes(b)))),
+            Dtype::F16 => Ok(elements(bytes, |b| f16::from_le_bytes(b).to_f64())),
+            Dtype::BF16 => Ok(elements(bytes, |b| bf16::from_le_bytes(b).to_f64())),
+            found => Err(self.wrong_dtype(name, "F64, F32, F16 or BF16", found)),
+        }
+    }
+
+    /// The elements of a tensor of any integer type, row-major; what is too large for `i64` becomes its largest number.
     ///
     /// # Errors
     /// If there is no such tensor, or it has another type.
@@ -175,7 +191,13 @@ impl TensorFile {
         match dtype {
             Dtype::I64 => Ok(elements(bytes, i64::from_le_bytes)),
             Dtype::I32 => Ok(elements(bytes, |b| i64::from(i32::from_le_bytes(b)))),
-            found => Err(self.wrong_dtype(name, "I64 or I32", found)),
+            Dtype::I16 => Ok(elements(bytes, |b| i64::from(i16::from_le_bytes(b)))),
+            Dtype::I8 => Ok(elements(bytes, |b| i64::from(i8::from_le_bytes(b)))),
+            Dtype::U64 => Ok(elements(bytes, |b| i64::try_from(u64::from_le_bytes(b)).unwrap_or(i64::MAX))),
+            Dtype::U32 => Ok(elements(bytes, |b| i64::from(u32::from_le_bytes(b)))),
+            Dtype::U16 => Ok(elements(bytes, |b| i64::from(u16::from_le_bytes(b)))),
+            Dtype::U8 => Ok(elements(bytes, |b| i64::from(u8::from_le_bytes(b)))),
+            found => Err(self.wrong_dtype(name, "an integer", found)),
         }
     }
 

@@ -54,6 +54,45 @@ fn what_is_written_is_what_the_reference_library_writes() {
     assert_eq!(bytes(&tensors, Dtype::F16).unwrap(), bytes(&reversed, Dtype::F16).unwrap());
 }
 
+/// Inputs of other programs come in every type that numpy has.
+#[test]
+fn any_integer_and_float_type_is_read() {
+    let file = |dtype: &str, data: &[u8], count: usize| {
+        let header =
+            format!("{{\"x\":{{\"dtype\":\"{dtype}\",\"shape\":[{count}],\"data_offsets\":[0,{}]}}}}", data.len());
+        let mut bytes = raw(&header, 0);
+        bytes.extend(data);
+        read(bytes).unwrap()
+    };
+    for (dtype, data) in [
+        ("I8", [3i8, -2].map(i8::to_le_bytes).concat()),
+        ("I16", [3i16, -2].map(i16::to_le_bytes).concat()),
+        ("I32", [3i32, -2].map(i32::to_le_bytes).concat()),
+        ("I64", [3i64, -2].map(i64::to_le_bytes).concat()),
+    ] {
+        assert_eq!(file(dtype, &data, 2).read_i64("x").unwrap(), [3, -2], "{dtype}");
+        assert!(file(dtype, &data, 2).read_f64("x").is_err(), "{dtype}");
+    }
+    for (dtype, data) in [
+        ("U8", [3u8, 200].map(u8::to_le_bytes).concat()),
+        ("U16", [3u16, 200].map(u16::to_le_bytes).concat()),
+        ("U32", [3u32, 200].map(u32::to_le_bytes).concat()),
+        ("U64", [3u64, 200].map(u64::to_le_bytes).concat()),
+    ] {
+        assert_eq!(file(dtype, &data, 2).read_i64("x").unwrap(), [3, 200], "{dtype}");
+    }
+    assert_eq!(file("U64", &u64::MAX.to_le_bytes(), 1).read_i64("x").unwrap(), [i64::MAX]);
+    for (dtype, data) in [
+        ("F64", [0.25f64, -1.5].map(f64::to_le_bytes).concat()),
+        ("F32", [0.25f32, -1.5].map(f32::to_le_bytes).concat()),
+        ("F16", [0.25, -1.5].map(|v| f16::from_f64(v).to_le_bytes()).concat()),
+        ("BF16", [0.25, -1.5].map(|v| bf16::from_f64(v).to_le_bytes()).concat()),
+    ] {
+        assert_eq!(file(dtype, &data, 2).read_f64("x").unwrap(), [0.25, -1.5], "{dtype}");
+        assert!(file(dtype, &data, 2).read_i64("x").is_err(), "{dtype}");
+    }
+}
+
 #[test]
 fn files_are_mapped_and_described() {
     let directory = tempfile::tempdir().unwrap();

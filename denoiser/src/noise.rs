@@ -43,7 +43,8 @@ impl<T: Noise + ?Sized> Noise for Box<T> {
     }
 }
 
-/// A ChaCha8 generator whose 256-bit key is (seed, domain, a, b): the one source of randomness in the workspace.
+/// A ChaCha8 generator whose 256-bit key is (seed, domain, a, b), for random numbers that depend on what they are for and
+/// not on how many were drawn before.
 ///
 /// `domain` names what the numbers are for, so that two uses of the same indices never share a stream; it enters the key as
 /// its 64-bit FNV-1a hash.

@@ -125,7 +125,8 @@ impl MixtureOracle {
     /// `ln p_t(x)` of each sample, under its label where it has one: the normalised density of the noised mixture.
     ///
     /// # Errors
-    /// As [`ConditionalDenoiser::denoise_with`], and if the level and a component have no noise at all.
+    /// As [`ConditionalDenoiser::denoise_with`]; and [`DenoiserError::Oracle`] where a component has no variance left at the
+    /// level: a component with `s = 0` is a point, which has no density without noise.
     pub fn log_density(
         &self,
         x: ArrayView4<'_, f64>,
@@ -133,8 +134,9 @@ impl MixtureOracle {
         condition: &Condition,
     ) -> Result<Vec<f64>, DenoiserError> {
         self.each_sample(x, condition, |x, chosen| {
+            check_density(chosen, level)?;
             let prior = log_sum_exp(chosen.iter().map(|c| c.log_weight));
-            log_sum_exp(chosen.iter().map(|c| log_joint(c, x, level))) - prior
+            Ok(log_sum_exp(chosen.iter().map(|c| log_joint(c, x, level))) - prior)
         })
     }
 
@@ -149,6 +151,7 @@ impl MixtureOracle {
         condition: &Condition,
     ) -> Result<Array4<f64>, DenoiserError> {
         let rows = self.each_sample(x, condition, |x, chosen| {
+            check_density(chosen, level)?;
             let mut score = Array1::zeros(x.len());
             for (component, r) in chosen.iter().zip(responsibilities(chosen, x, level)) {
                 let scale = r / noised_variance(component, level);
@@ -157,7 +160,7 @@ impl MixtureOracle {
                     .and(&component.mean)
                     .for_each(|s, &x, &m| *s += scale * (level.alpha() * m - x));
             }
-            score
+            Ok(score)
         })?;
         Ok(stack(x.dim(), &rows))
     }
@@ -167,7 +170,7 @@ impl MixtureOracle {
         &self,
         x: ArrayView4<'_, f64>,
         condition: &Condition,
-        f: impl Fn(ArrayView1<'_, f64>, &[&Gaussian]) -> R,
+        f: impl Fn(ArrayView1<'_, f64>, &[&Gaussian]) -> Result<R, DenoiserError>,
     ) -> Result<Vec<R>, DenoiserError> {
         if x.shape()[1..] != self.shape {
             return Err(DenoiserError::Shape {
@@ -194,7 +197,7 @@ impl MixtureOracle {
                     });
                 }
                 let flat = Array1::from_iter(sample.iter().copied());
-                Ok(f(flat.view(), &chosen))
+                f(flat.view(), &chosen)
             })
             .collect()
     }
@@ -214,7 +217,7 @@ impl ConditionalDenoiser for MixtureOracle {
         let rows = self.each_sample(x, condition, |x, chosen| {
             // Without noise x is the data; the mixture adds nothing, and has no density where a component is a point.
             if level.sigma() == 0.0 {
-                return x.to_owned();
+                return Ok(x.to_owned());
             }
             let mut mean = Array1::zeros(x.len());
             for (component, r) in chosen.iter().zip(responsibilities(chosen, x, level)) {
@@ -224,7 +227,7 @@ impl ConditionalDenoiser for MixtureOracle {
                     .and(&component.mean)
                     .for_each(|o, &x, &m| *o += r * (m + gain * (x - alpha * m)));
             }
-            mean
+            Ok(mean)
         })?;
         Ok(stack(x.dim(), &rows))
     }
@@ -241,6 +244,18 @@ impl Denoiser for MixtureOracle {
 /// `v_k = alpha^2 s_k^2 + sigma^2`.
 fn noised_variance(component: &Gaussian, level: NoiseLevel) -> f64 {
     level.alpha() * level.alpha() * component.variance + level.sigma() * level.sigma()
+}
+
+/// Refuses a level at which a component has no density.
+fn check_density(chosen: &[&Gaussian], level: NoiseLevel) -> Result<(), DenoiserError> {
+    match chosen.iter().find(|component| noised_variance(component, level) == 0.0) {
+        None => Ok(()),
+        Some(_) => Err(DenoiserError::Oracle {
+            what: "the variance of every component at the noise level".into(),
+            expected: "above 0, since a point has no density (ask at a level with noise)".into(),
+            found: format!("0 at sigma = {}", level.sigma()),
+        }),
+    }
 }
 
 /// `ln w_k + ln N(x; alpha m_k, v_k I)`.

@@ -237,6 +237,26 @@ fn the_ends_have_answers() {
     assert_eq!(oracle.denoise(at(0.9, 1.3).view(), nearly_clean).unwrap(), at(1.0, 1.0));
 }
 
+/// A point has no density where there is no noise, and neither has a mixture with one; others have.
+#[test]
+fn points_without_noise_have_no_density() {
+    let components = vec![component(1.0, vec![1.0, 1.0], 0.0, Some(0)), component(1.0, vec![0.0, 0.0], 1.0, Some(1))];
+    let oracle = MixtureOracle::new([1, 1, 2], components).unwrap();
+    let x = at(1.0, 1.0);
+    for label in [Some(0), None] {
+        let condition = Condition::labels(vec![label]);
+        let density = oracle.log_density(x.view(), NoiseLevel::CLEAN, &condition);
+        assert!(matches!(density, Err(DenoiserError::Oracle { .. })), "{label:?}: {density:?}");
+        let score = oracle.score(x.view(), NoiseLevel::CLEAN, &condition);
+        assert!(matches!(score, Err(DenoiserError::Oracle { .. })), "{label:?}: {score:?}");
+        assert_eq!(oracle.denoise_with(x.view(), NoiseLevel::CLEAN, &condition).unwrap(), x);
+    }
+    let normal = Condition::labels(vec![Some(1)]);
+    let density = oracle.log_density(x.view(), NoiseLevel::CLEAN, &normal).unwrap();
+    assert!((density[0] + 1.0 + std::f64::consts::TAU.ln()).abs() < 1e-14, "{density:?}");
+    assert_eq!(oracle.score(x.view(), NoiseLevel::CLEAN, &normal).unwrap(), at(-1.0, -1.0));
+}
+
 #[test]
 fn oracles_are_checked() {
     let one = |weight, mean: Vec<f64>, std| MixtureOracle::new([1, 1, 2], vec![component(weight, mean, std, None)]);

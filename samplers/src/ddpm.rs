@@ -1,7 +1,10 @@
 //! Ancestral sampling (FORMULAS 2.5; Ho 2020, Algorithm 2).
 //!
 //! `x_s = mu~(x_t, x_0) + sigma_q z`, with `mu~` the mean of `q(x_s | x_t, x_0)` for the levels `s < t` of the grid, and
-//! `z = 0` in the last move. `sigma_q^2` is `b~`, `b` or 1.
+//! `z = 0` at `t = 1`. `sigma_q^2` is `b~`, `b` or 1.
+//!
+//! A grid whose last step is not 1 (trailing, or shifted) ends with a longer move, which adds noise as any other does, here
+//! and in diffusers. `b~` is 0 in a move to `abar = 1`, so the small variance leaves the result alone on every grid.
 
 use ndarray::{ArrayView4, Zip};
 use tweedie_schedule::{Posterior, Variance};
@@ -27,7 +30,7 @@ impl Solver for Ddpm {
         let mut x0 = on.denoise(x, on.from())?;
         self.clip.apply(&mut x0);
         let mean = Zip::from(x).and(&x0).map_collect(|&x, &x0| posterior.mean(x, x0));
-        let scale = if on.is_last() { 0.0 } else { posterior.reverse_variance(self.variance)?.sqrt() };
+        let scale = if on.step() == 1 { 0.0 } else { posterior.reverse_variance(self.variance)?.sqrt() };
         Ok(Advance { x: on.add_noise(mean, scale)?, x0 })
     }
 }

@@ -42,7 +42,8 @@ pub enum SamplerError {
     /// The first step has no signal, and the model predicts only the noise.
     #[error(
         "step {t} has zero signal (rescale_betas_zero_snr), where a model that predicts {prediction} says nothing about the \
-         image; use a model that predicts v or x0, or the leading spacing, which does not visit this step"
+         image; use a model that predicts v or x0, or the leading spacing with fewer sampling than training steps and without \
+         steps_offset, which does not visit this step"
     )]
     ZeroSnr {
         /// The 1-based step.

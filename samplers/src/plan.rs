@@ -210,9 +210,14 @@ impl SchedulerSpec {
 
     /// The schedule, the grid of `steps` moves and the solver.
     ///
-    /// Where diffusers misbehaves: DDIM moves to the next entry of the grid, whatever the spacing (diffusers takes a fixed
-    /// stride, which misses the grid for linspace); steps that leave 1..=T are an error; so is a first step without signal
-    /// for a model that predicts the noise, where diffusers divides by 0.
+    /// Where this differs from stock diffusers, with K steps out of T:
+    /// - DDIM moves to the next entry of the grid, and from the last one to its end. Diffusers moves down by a fixed
+    ///   `floor(T / K)`, which misses the grid for linspace, and for trailing where K does not divide T; and for leading with
+    ///   `steps_offset >= floor(T / K)` its last move stops short of the end.
+    /// - Steps that leave 1..=T are an error (diffusers reads beyond its table), and the entry -1 that numpy's float stride
+    ///   yields for some trailing grids is left out.
+    /// - A first step without signal is an error for a model that predicts the noise, where diffusers divides by 0.
+    /// - `fixed_large_log` is the standard deviation of `fixed_large`; in diffusers it is NaN.
     ///
     /// # Errors
     /// If the schedule, the grid, the solver or the clip is out of range, or the first step has no answer for the prediction.

@@ -51,6 +51,11 @@ impl Move<'_> {
         self.to
     }
 
+    /// The 1-based step `t` of the training process that the move starts at.
+    pub fn step(&self) -> usize {
+        self.step
+    }
+
     /// Position of the move, from 0.
     pub fn position(&self) -> usize {
         self.position

@@ -46,14 +46,13 @@ fn largest_difference(a: &Array4<f64>, b: &Array4<f64>) -> f64 {
 /// Mean and variance of the ancestral chain on Gaussian data: every move is linear in the state.
 fn chain_moments(schedule: &Schedule, grid: &StepGrid, variance: Variance) -> (f64, f64) {
     let (mut mean, mut var) = (0.0, 1.0);
-    let last = grid.len() - 1;
-    for (position, (t, s)) in grid.moves().enumerate() {
+    for (t, s) in grid.moves() {
         let (at_t, at_s) = (schedule.level(t), schedule.level(s));
         let gain = at_t.alpha() * STD * STD / (at_t.abar() * STD * STD + at_t.sigma().powi(2));
         let posterior = Posterior::between(at_s, at_t).unwrap();
         let slope = posterior.coef_xt() + posterior.coef_x0() * gain;
         let offset = posterior.coef_x0() * MEAN * (1.0 - gain * at_t.alpha());
-        let fresh = if position == last { 0.0 } else { posterior.reverse_variance(variance).unwrap() };
+        let fresh = if t == 1 { 0.0 } else { posterior.reverse_variance(variance).unwrap() };
         (mean, var) = (slope * mean + offset, slope * slope * var + fresh);
     }
     (mean, var)
@@ -65,9 +64,12 @@ fn chain_moments(schedule: &Schedule, grid: &StepGrid, variance: Variance) -> (f
 fn ddpm_draws_gaussian_data() {
     let shape = [1000, 1, 4, 4];
     let n = 16_000.0_f64;
-    for (steps, count, variance) in
-        [(120, 120, Variance::FixedSmall), (120, 120, Variance::FixedLarge), (1000, 12, Variance::FixedSmall)]
-    {
+    for (steps, count, variance) in [
+        (120, 120, Variance::FixedSmall),
+        (120, 120, Variance::FixedLarge),
+        (1000, 12, Variance::FixedSmall),
+        (1000, 12, Variance::FixedLarge),
+    ] {
         let schedule = linear(steps);
         let grid = StepGrid::new(steps, count, Spacing::Trailing, 0).unwrap();
         let (mean, var) = chain_moments(&schedule, &grid, variance);
@@ -207,12 +209,21 @@ fn samples_do_not_depend_on_the_batch() {
     }
 }
 
-/// The last move adds no noise: its result is the mean of the posterior, `x_0` itself.
+/// The mean of a move to `abar = 1` is `x_0` itself. A move from step 1 adds nothing to it; a longer one adds `sigma_q z`,
+/// where `sigma_q` is 0 for the small variance.
 #[test]
 fn the_last_move_is_the_estimate() {
     let schedule = linear(40);
-    let grid = StepGrid::new(40, 8, Spacing::Trailing, 0).unwrap();
-    for variance in [Variance::FixedSmall, Variance::FixedLarge, Variance::Unit] {
+    let (leading, trailing) = (Spacing::Leading, Spacing::Trailing);
+    for (variance, spacing, spread) in [
+        (Variance::FixedSmall, leading, 0.0),
+        (Variance::FixedLarge, leading, 0.0),
+        (Variance::Unit, leading, 0.0),
+        (Variance::FixedSmall, trailing, 0.0),
+        (Variance::FixedLarge, trailing, schedule.level(5).sigma()),
+        (Variance::Unit, trailing, 1.0),
+    ] {
+        let grid = StepGrid::new(40, 8, spacing, 0).unwrap();
         let mut last: Option<(Array4<f64>, Array4<f64>)> = None;
         let mut solver = Ddpm { variance, clip: Clip::Range(1.0) };
         let noise = SeededNoise::new(2);
@@ -222,7 +233,15 @@ fn the_last_move_is_the_estimate() {
         })
         .unwrap();
         let (x, x0) = last.unwrap();
-        assert!(largest_difference(&x, &x0) < 1e-15, "{variance:?}");
+        let mut expected = x0.clone();
+        for (i, mut image) in expected.axis_iter_mut(Axis(0)).enumerate() {
+            let mut z = [0.0; 4];
+            noise.fill(Purpose::Step(7), i, &mut z).unwrap();
+            for (x, z) in image.iter_mut().zip(z) {
+                *x += spread * z;
+            }
+        }
+        assert!(largest_difference(&x, &expected) < 1e-14, "{variance:?}, {spacing:?}");
         assert!(x0.iter().all(|v| v.abs() <= 1.0));
     }
 }

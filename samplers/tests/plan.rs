@@ -69,7 +69,6 @@ fn reference(spec: &SchedulerSpec, timesteps: &[usize], initial: &[f64], noise: 
     let mut draws = noise.iter();
     for (k, &t) in timesteps.iter().enumerate() {
         let next = timesteps.get(k + 1);
-        let last = next.is_none();
         let a_t = abar[t];
         let a_p = match (next, spec.solver) {
             (Some(&p), _) => abar[p],
@@ -113,7 +112,8 @@ fn reference(spec: &SchedulerSpec, timesteps: &[usize], initial: &[f64], noise: 
                     VarianceType::FixedLargeLog => (0.5 * b.ln()).exp(),
                     _ => 1.0,
                 };
-                let z = if last { vec![0.0; x.len()] } else { draws.next().unwrap().clone() };
+                // "noise only for t > 0"; the small variance of a move to abar = 1 is 0 but for diffusers' floor of 1e-20.
+                let z = if t > 0 && std > 1e-9 { draws.next().unwrap().clone() } else { vec![0.0; x.len()] };
                 for i in 0..x.len() {
                     x[i] =
                         a_p.sqrt() * b / (1.0 - a_t) * x0[i] + a.sqrt() * (1.0 - a_p) / (1.0 - a_t) * x[i] + std * z[i];
@@ -218,22 +218,32 @@ fn trajectories_agree_with_the_step_rules() {
     }
 }
 
-/// Stochastic moves draw once each, in order; the last move and deterministic samplers draw nothing.
+/// Stochastic moves draw once each, in order; a move from step 1, one to `abar = 1` with the small variance, and
+/// deterministic samplers draw nothing.
 #[test]
 fn noise_is_used_in_order() {
-    let run = |solver: SolverSpec, available: usize| {
-        let spec = SchedulerSpec { solver, ..SchedulerSpec::default() };
+    let run = |solver: SolverSpec, spacing: Spacing, available: usize| {
+        let spec = SchedulerSpec { solver, spacing, ..SchedulerSpec::default() };
         let mut plan = spec.plan(5).unwrap();
         let model = Model { schedule: Arc::new(plan.schedule.clone()), prediction: plan.prediction };
         let noise = ReplayNoise::new(Array4::zeros((2, 1, 2, 3)), Array5::zeros((available, 2, 1, 2, 3))).unwrap();
         sample(&model, &plan.grid, &plan.schedule, &mut *plan.solver, &noise, SHAPE, &mut |_| ControlFlow::Continue(()))
     };
     let noisy = SolverSpec::Ddim { eta: 1.0, use_clipped_model_output: false, set_alpha_to_one: true };
-    assert!(run(SolverSpec::ddim(), 0).is_ok());
-    for solver in [SolverSpec::ddpm(), noisy] {
-        assert!(run(solver, 4).is_ok());
-        let error = run(solver, 3).unwrap_err().to_string();
-        assert!(error.contains("4 or more stochastic steps, found 3"), "{error}");
+    let large = SolverSpec::Ddpm { variance: VarianceType::FixedLarge };
+    let (leading, trailing) = (Spacing::Leading, Spacing::Trailing);
+    assert!(run(SolverSpec::ddim(), trailing, 0).is_ok());
+    for (solver, spacing, draws) in [
+        (SolverSpec::ddpm(), leading, 4),
+        (SolverSpec::ddpm(), trailing, 4),
+        (noisy, leading, 4),
+        (noisy, trailing, 4),
+        (large, leading, 4),
+        (large, trailing, 5),
+    ] {
+        assert!(run(solver, spacing, draws).is_ok(), "{solver:?}, {spacing:?}");
+        let error = run(solver, spacing, draws - 1).unwrap_err().to_string();
+        assert!(error.contains(&format!("{draws} or more stochastic steps, found {}", draws - 1)), "{error}");
     }
 }
 

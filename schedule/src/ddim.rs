@@ -33,7 +33,8 @@ pub fn ddim_coefs(from: NoiseLevel, to: NoiseLevel, eta: f64) -> Result<DdimCoef
     let fresh = eta * from.beta_since(to).sqrt() / from.sigma();
     // At eta = 1 and abar_t = 0 nothing but fresh noise remains, and rounding may overshoot.
     let kept = 1.0 - fresh * fresh;
-    if kept < -1e-12 {
+    // A plain `kept < -1e-12` would let NaN through.
+    if kept.is_nan() || kept < -1e-12 {
         return Err(parameter("ddim", "eta", "small enough that s^2 <= 1 - abar (1 always is)", eta));
     }
     Ok(DdimCoefs { of_x0: to.alpha(), of_eps: to.sigma() * kept.max(0.0).sqrt(), of_noise: to.sigma() * fresh })

@@ -14,7 +14,7 @@ use crate::ScheduleError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Spacing {
-    /// Multiples of `T / K` from the low end; never reaches T.
+    /// Multiples of `T / K` from the low end; without an offset it reaches T only where it visits every step (K = T).
     #[default]
     Leading,
     /// Evenly from 1 to T, both included.

@@ -106,14 +106,14 @@ impl NoiseLevel {
     /// relative to the signal left at s.
     ///
     /// `abar_s - abar_t` is also `sigma_t^2 - sigma_s^2`; the difference is taken of whichever scale is the smaller,
-    /// because that one carries more digits.
+    /// because that one carries more digits. Factors are divided one by one: the square of an alpha below 1e-162 is 0 in f64.
     pub(crate) fn beta_since(self, s: Self) -> f64 {
-        let gap = if self.alpha < self.sigma {
-            (s.alpha - self.alpha) * (s.alpha + self.alpha)
+        let beta = if self.alpha < self.sigma {
+            ((s.alpha - self.alpha) / s.alpha) * ((s.alpha + self.alpha) / s.alpha)
         } else {
-            (self.sigma - s.sigma) * (self.sigma + s.sigma)
+            ((self.sigma - s.sigma) / s.alpha) * ((self.sigma + s.sigma) / s.alpha)
         };
-        (gap / (s.alpha * s.alpha)).clamp(0.0, 1.0)
+        beta.clamp(0.0, 1.0)
     }
 }
 

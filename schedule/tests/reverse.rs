@@ -6,7 +6,9 @@ use common::{any_level, any_schedule, close, two_levels};
 use proptest::prelude::*;
 use tweedie_schedule::ddim::ddim_coefs;
 use tweedie_schedule::forward::{q_between, q_sample};
-use tweedie_schedule::{NoiseLevel, Posterior, Prediction, ScheduleError, Variance, prediction};
+use tweedie_schedule::{
+    BetaSchedule, NoiseLevel, Posterior, Prediction, Schedule, ScheduleError, Variance, prediction,
+};
 
 const ALL: [Prediction; 5] = [Prediction::Eps, Prediction::X0, Prediction::V, Prediction::Score, Prediction::Mean];
 
@@ -210,6 +212,26 @@ fn prediction_names() {
     }
     assert!(Prediction::from_name("noise").unwrap_err().to_string().contains(Prediction::NAMES));
     assert!(Prediction::from_config_name("eps").unwrap_err().to_string().contains(Prediction::CONFIG_NAMES));
+}
+
+/// The square of the last alphas of a long schedule is 0 in f64; the steps between them are as good as any others.
+#[test]
+fn steps_between_tiny_alphas_have_coefficients() {
+    let steps = 100_000;
+    let schedule = Schedule::new(&BetaSchedule::Linear { start: 1e-4, end: 0.02 }, steps).unwrap();
+    assert_eq!(schedule.abar(steps), 0.0);
+    for (from, to) in [(steps, steps - 1), (steps, 99_000), (99_500, 98_000), (98_000, 60_000), (40_000, 1)] {
+        let log_ratio: f64 = schedule.betas()[to..from].iter().map(|b| (-b).ln_1p()).sum();
+        let beta = -log_ratio.exp_m1();
+        let (s, t) = (schedule.level(to), schedule.level(from));
+        let posterior = Posterior::between(s, t).unwrap();
+        assert!((posterior.beta() / beta - 1.0).abs() < 1e-9, "{from} to {to}: {} is not {beta}", posterior.beta());
+        let coefs = ddim_coefs(t, s, 1.0).unwrap();
+        let fresh = s.sigma() / t.sigma() * beta.sqrt();
+        assert!((coefs.of_noise / fresh - 1.0).abs() < 1e-9, "{from} to {to}: {coefs:?}");
+        // At eta = 1 what is left of eps has the variance (1 - abar_s) - b~.
+        assert!((coefs.of_eps.powi(2) + coefs.of_noise.powi(2) - s.sigma().powi(2)).abs() < 1e-12, "{coefs:?}");
+    }
 }
 
 #[test]
