@@ -40,13 +40,43 @@ pub fn atomic_write_with(
 }
 
 fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    stage(path, write)?.commit()
+}
+
+/// New content of a file, written and flushed to the disk, but not yet in its place. Dropped, it leaves nothing behind.
+pub(crate) struct Staged {
+    /// The temporary file and its target; `None` where there was nothing to wait for, as with a device.
+    file: Option<(NamedTempFile, PathBuf)>,
+}
+
+impl Staged {
+    /// Puts the content into its place, by one rename.
+    pub(crate) fn commit(self) -> io::Result<()> {
+        let Some((temporary, target)) = self.file else { return Ok(()) };
+        // From here on the temporary file is gone: renamed, or removed by the error's destructor.
+        temporary.persist(&target).map_err(|e| e.error)?;
+        sync_directory(parent(&target))
+    }
+}
+
+/// The directory that a file lies in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// All of a replacement that takes time or can lack space; [`Staged::commit`] is the rest.
+pub(crate) fn stage(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Staged> {
     let target = match path.metadata() {
         Ok(meta) if meta.is_dir() => return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory")),
         Ok(meta) if meta.is_file() => fs::canonicalize(path)?,
         Ok(_) => {
             let mut device = BufWriter::new(File::options().write(true).open(path)?);
             write(&mut device)?;
-            return device.flush();
+            device.flush()?;
+            return Ok(Staged { file: None });
         }
         Err(_) => path.to_owned(),
     };
@@ -55,20 +85,15 @@ fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"))?
         .to_string_lossy()
         .into_owned();
-    let directory = match target.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    remove_leftovers(&directory, &name);
-    let temporary = create(&directory, &name)?;
+    let directory = parent(&target);
+    remove_leftovers(directory, &name);
+    let temporary = create(directory, &name)?;
     let mut buffered = BufWriter::with_capacity(1 << 20, temporary.as_file());
     write(&mut buffered)?;
     buffered.flush()?;
     drop(buffered);
     temporary.as_file().sync_all()?;
-    // From here on the temporary file is gone: renamed, or removed by the error's destructor.
-    temporary.persist(&target).map_err(|e| e.error)?;
-    sync_directory(&directory)
+    Ok(Staged { file: Some((temporary, target)) })
 }
 
 /// A new temporary file beside the target, locked for as long as it is open.
@@ -114,7 +139,7 @@ fn remove_leftovers(directory: &Path, name: &str) {
 
 /// Flushes the rename itself; only Unix has (and needs) the notion.
 #[cfg(unix)]
-fn sync_directory(directory: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     match File::open(directory)?.sync_all() {
         // Some file systems know no flush of a directory.
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
@@ -123,6 +148,6 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn sync_directory(_directory: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(_directory: &Path) -> io::Result<()> {
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use safetensors::Dtype;
 
+use crate::atomic::{Staged, stage};
 use crate::{CheckpointError, atomic_write_with};
 
 /// The elements of a tensor to be saved, row-major.
@@ -79,6 +80,17 @@ pub fn save_safetensors(
     atomic_write_with(path, |writer| write(writer, &header, &sorted, dtype))
 }
 
+/// [`save_safetensors`] up to the rename.
+pub(crate) fn stage_safetensors(
+    path: &Path,
+    tensors: &[Tensor<'_>],
+    dtype: Dtype,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Staged, CheckpointError> {
+    let (header, sorted) = prepare(path, tensors, dtype, metadata)?;
+    stage(path, |writer| write(writer, &header, &sorted, dtype)).map_err(|e| CheckpointError::io("write", path, e))
+}
+
 /// [`save_safetensors`] to any writer.
 ///
 /// # Errors
@@ -93,11 +105,6 @@ pub fn write_safetensors(
     let path = Path::new(name);
     let (header, sorted) = prepare(path, tensors, dtype, metadata)?;
     write(writer, &header, &sorted, dtype).map_err(|e| CheckpointError::io("write", path, e))
-}
-
-/// Whether [`save_safetensors`] would accept these tensors, without writing anything.
-pub(crate) fn check_savable(path: &Path, tensors: &[Tensor<'_>], dtype: Dtype) -> Result<(), CheckpointError> {
-    prepare(path, tensors, dtype, &BTreeMap::new()).map(|_| ())
 }
 
 /// Checks the tensors, sorts them, and composes the header with its length.

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
+use crate::atomic::{parent, stage, sync_directory};
 use crate::config::{config_bytes, kind};
-use crate::save::check_savable;
-use crate::{CheckpointError, Config, Tensor, atomic_write, default_metadata, save_safetensors};
+use crate::save::stage_safetensors;
+use crate::{CheckpointError, Config, Tensor, default_metadata};
 
 /// The name of the weights of a diffusers model.
 pub const WEIGHTS_NAME: &str = "diffusion_pytorch_model.safetensors";
@@ -21,8 +22,9 @@ const DIFFUSERS_VERSION: &str = "0.42.1";
 ///
 /// Each file is written atomically, and one whose content stays the same is not touched. While the configs stay
 /// the same, as they do in a training run, the only change is therefore one rename of the weights, and a process
-/// killed at any moment leaves a directory that opens. If a config does change, `model_index.json` is removed first
-/// and written last, so that weights are never taken for those of another config.
+/// killed at any moment leaves a directory that opens. If a config does change, everything is first written beside
+/// its place; then `model_index.json` is removed, and comes last when the new files are renamed into theirs, so that
+/// weights are never taken for those of another config.
 ///
 /// # Errors
 /// If a config is no JSON object, a tensor cannot be saved, or a file cannot be written.
@@ -99,21 +101,33 @@ fn write_model(
     tensors: &[Tensor<'_>],
     dtype: Dtype,
 ) -> Result<(), CheckpointError> {
-    // What cannot be saved is refused before the model that may be there is touched.
-    check_savable(weights, tensors, dtype)?;
     for path in others.iter().map(|(path, _)| path.as_path()).chain([entry.0.as_path(), weights]) {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|e| CheckpointError::io("create", parent, e))?;
         }
     }
-    // An unreadable file counts as another content and is replaced.
+    // What cannot be saved, and a full disk, are errors before the model that may be there is touched.
+    let new_weights = stage_safetensors(weights, tensors, dtype, &default_metadata())?;
+    // An unreadable file counts as another content and is replaced; the entry is renewed with whatever it vouches for.
     let differs = |(path, bytes): &(PathBuf, Vec<u8>)| fs::read(path).map_or(true, |old| old != *bytes);
-    if (differs(&entry) || others.iter().any(differs)) && entry.0.exists() {
-        fs::remove_file(&entry.0).map_err(|e| CheckpointError::io("replace", &entry.0, e))?;
+    let mut changed: Vec<_> = others.iter().filter(|file| differs(file)).collect();
+    if !changed.is_empty() || differs(&entry) {
+        changed.push(&entry);
     }
-    save_safetensors(weights, tensors, dtype, &default_metadata())?;
-    for file in others.iter().chain([&entry]).filter(|file| differs(file)) {
-        atomic_write(&file.0, &file.1)?;
+    let mut staged = Vec::new();
+    for (path, bytes) in changed {
+        let file = stage(path, |writer| writer.write_all(bytes)).map_err(|e| CheckpointError::io("write", path, e))?;
+        staged.push((path, file));
+    }
+    if !staged.is_empty() && entry.0.exists() {
+        // From here to the last rename there is no model: a few renames, whatever the size of the weights.
+        fs::remove_file(&entry.0)
+            .and_then(|()| sync_directory(parent(&entry.0)))
+            .map_err(|e| CheckpointError::io("replace", &entry.0, e))?;
+    }
+    new_weights.commit().map_err(|e| CheckpointError::io("write", weights, e))?;
+    for (path, file) in staged {
+        file.commit().map_err(|e| CheckpointError::io("write", path, e))?;
     }
     Ok(())
 }

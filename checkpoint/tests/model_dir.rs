@@ -287,7 +287,38 @@ fn overwriting_with_the_same_config_touches_only_the_weights() {
     assert_eq!(ModelDir::open(root).unwrap().weights.read_f32("w").unwrap(), [2.0]);
 }
 
-/// Where a write of another config fails on its way, the directory says that it is incomplete.
+/// A write that fails before its renames, as on a full disk, leaves the old model whole, even if the config is another.
+#[test]
+fn a_change_of_config_that_cannot_be_written_leaves_the_old_model() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    pipeline(root, 1.0);
+    let other = json!({"_class_name": "UNet2DModel", "sample_size": 32});
+    let write = |value| write_pipeline(root, &other, &scheduler(), &[Tensor::f32("w", &[1], &[value])], Dtype::F32);
+    // The weights cannot be staged, then one of the configs cannot.
+    let weights = root.join("unet").join(WEIGHTS_NAME);
+    let bytes = fs::read(&weights).unwrap();
+    fs::remove_file(&weights).unwrap();
+    fs::create_dir(&weights).unwrap();
+    write(3.0).unwrap_err();
+    fs::remove_dir(&weights).unwrap();
+    fs::write(&weights, bytes).unwrap();
+    let scheduler_path = root.join("scheduler/scheduler_config.json");
+    let bytes = fs::read(&scheduler_path).unwrap();
+    fs::remove_file(&scheduler_path).unwrap();
+    fs::create_dir(&scheduler_path).unwrap();
+    write(3.0).unwrap_err();
+    fs::remove_dir(&scheduler_path).unwrap();
+    fs::write(&scheduler_path, bytes).unwrap();
+    let model = ModelDir::open(root).unwrap();
+    assert_eq!((model.config["sample_size"].clone(), model.weights.read_f32("w").unwrap()), (json!(28), vec![1.0]));
+    let left = |folder: &str| fs::read_dir(root.join(folder)).unwrap().count();
+    assert_eq!((left("."), left("unet"), left("scheduler")), (3, 2, 1), "no temporary file is left");
+    write(3.0).unwrap();
+    assert_eq!(ModelDir::open(root).unwrap().weights.read_f32("w").unwrap(), [3.0]);
+}
+
+/// Where a write of another config ends between its renames, the directory says that it is incomplete.
 #[test]
 fn an_interrupted_change_of_config_is_not_taken_for_a_model() {
     let directory = tempfile::tempdir().unwrap();
@@ -297,11 +328,8 @@ fn an_interrupted_change_of_config_is_not_taken_for_a_model() {
     let unsavable = [Tensor::f32("w", &[2], &[1.0])];
     write_pipeline(root, &other, &scheduler(), &unsavable, Dtype::F32).unwrap_err();
     assert_eq!(ModelDir::open(root).unwrap().weights.read_f32("w").unwrap(), [1.0]);
-    let in_the_way = root.join("unet").join(WEIGHTS_NAME);
-    fs::remove_file(&in_the_way).unwrap();
-    fs::create_dir(&in_the_way).unwrap();
-    write_pipeline(root, &other, &scheduler(), &[Tensor::f32("w", &[1], &[3.0])], Dtype::F32).unwrap_err();
-    fs::remove_dir(&in_the_way).unwrap();
+    // A kill after the removal of the entry.
+    fs::remove_file(root.join("model_index.json")).unwrap();
     refused(root, &["looked for model_index.json, config.json"]);
     write_pipeline(root, &other, &scheduler(), &[Tensor::f32("w", &[1], &[3.0])], Dtype::F32).unwrap();
     let model = ModelDir::open(root).unwrap();
