@@ -35,7 +35,7 @@ pub struct AdamW {
     /// Decay of the second moment, in `[0, 1)`; 0.99 by default: runs of a few thousand steps profit from a second
     /// moment that follows faster than the 0.999 of long runs.
     pub beta2: f64,
-    /// Added to the root of the second moment, above 0; 1e-8 by default.
+    /// Added to the root of the second moment, a normal number of f32; 1e-8 by default.
     pub eps: f64,
     /// Decoupled weight decay, scaled by the learning rate, at least 0; 0.01 by default.
     pub weight_decay: f64,

@@ -93,7 +93,7 @@ pub struct TrainConfig {
     /// The probability, in `[0, 1]`, that the label of an image is replaced by the null condition; 0.1 by default
     /// (Ho & Salimans 2022). Without effect on a network that has no classes.
     pub label_dropout: f64,
-    /// The highest learning rate, above 0; 5e-4 by default.
+    /// The highest learning rate, a normal number of f32; 5e-4 by default.
     pub lr: f64,
     /// Steps of the linear warm-up of the learning rate; 200 by default.
     pub lr_warmup: u64,
@@ -154,6 +154,9 @@ impl TrainConfig {
         let closed = |value: f64| (0.0..=1.0).contains(&value);
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let not_negative = |value: f64| value >= 0.0 && value.is_finite();
+        // The update computes in f32, where a smaller number is 0 and a larger one infinite.
+        let normal = |value: f64| (f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&value);
+        const NORMAL: &str = "from 1.2e-38 to 3.4e38, the normal range of f32";
         if i64::try_from(self.seed).is_err() {
             return Err(wrong(
                 "seed",
@@ -178,7 +181,7 @@ impl TrainConfig {
             return Err(wrong("prediction", "eps, x0 or v", self.prediction.name(), "choose one of them"));
         }
         number("label_dropout", self.label_dropout, closed(self.label_dropout), "in [0, 1]")?;
-        number("lr", self.lr, positive(self.lr), "above 0 and finite")?;
+        number("lr", self.lr, normal(self.lr), NORMAL)?;
         number("lr_floor", self.lr_floor, closed(self.lr_floor), "in [0, 1]")?;
         number("clip_norm", self.clip_norm, not_negative(self.clip_norm), "0 (no clipping), or above 0 and finite")?;
         number("ema_decay", self.ema_decay, unit(self.ema_decay), "in [0, 1)")?;
@@ -186,7 +189,7 @@ impl TrainConfig {
         let AdamW { beta1, beta2, eps, weight_decay } = self.adamw;
         number("adamw.beta1", beta1, unit(beta1), "in [0, 1)")?;
         number("adamw.beta2", beta2, unit(beta2), "in [0, 1)")?;
-        number("adamw.eps", eps, positive(eps), "above 0 and finite")?;
+        number("adamw.eps", eps, normal(eps), NORMAL)?;
         number("adamw.weight_decay", weight_decay, not_negative(weight_decay), "at least 0 and finite")?;
         self.noise.build()?;
         Ok(())

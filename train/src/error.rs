@@ -32,6 +32,24 @@ pub enum TrainError {
         /// NaN or an infinity.
         value: f64,
     },
+    /// A parameter, a moment or the moving average is NaN or infinite where the run should have been saved. Nothing was
+    /// saved: the last checkpoint is one of finite numbers.
+    #[error(
+        "step {step}: element {index} of the {part} of the tensor {tensor} is {value}; no checkpoint was overwritten: \
+         start a new run with a lower learning rate (lr), a longer warm-up (lr_warmup) or a lower clip_norm"
+    )]
+    NotFiniteTensor {
+        /// The last step that was done, counted from 1.
+        step: u64,
+        /// The name of the tensor.
+        tensor: String,
+        /// `value`, `moving average`, `first moment` or `second moment`.
+        part: &'static str,
+        /// The first such element of the tensor, from 0.
+        index: usize,
+        /// NaN or an infinity.
+        value: f32,
+    },
     /// The network's output has another shape than the target.
     #[error(
         "step {step}: the network's output should have the shape {expected:?} of its input, found {found:?}; \

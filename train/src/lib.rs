@@ -22,4 +22,5 @@ pub use config::{NoiseConfig, RunLength, TrainConfig};
 pub use error::TrainError;
 pub use lr::{LrDecay, LrSchedule};
 pub use objective::{NoisyBatch, Objective, mean_squared_error};
+pub use state::{ARCHITECTURE, check_architecture};
 pub use trainer::{Hooks, RunEnd, StepReport, Trainer};

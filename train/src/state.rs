@@ -1,8 +1,8 @@
 //! The whole state of a run in one file, so that a resumed run computes the bits of one that was never interrupted.
 //!
 //! The file (see [`tweedie_checkpoint::save_state`]) holds the vectors `params` (as trained), `ema`, `adam_m` and
-//! `adam_v`, and as text the progress and three JSON documents: the configuration, the network's table of parameters and a
-//! description of the data. The order of the images and all noise follow from the seed and the step.
+//! `adam_v`, and as text the progress and JSON documents: the configuration, the network's table of parameters, a
+//! description of the data and, where [`Trainer::with_architecture`] gave it, one of the network. The order of the images and all noise follow from the seed and the step.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +20,12 @@ const HARMLESS: [&str; 2] = ["length", "checkpoint_minutes"];
 /// Steps beyond this are not exact in f64, and no run gets there.
 const MAX_STEP: u64 = 1 << 53;
 
+/// Seconds beyond this are no time of training: 30 000 years.
+const MAX_SECONDS: f64 = 1e12;
+
+/// The entry with the description of the network, which states of early versions lack.
+pub const ARCHITECTURE: &str = "architecture";
+
 impl Trainer<'_> {
     /// Writes the state, atomically.
     ///
@@ -28,15 +34,18 @@ impl Trainer<'_> {
     pub fn save_state(&self, path: impl AsRef<Path>) -> Result<(), TrainError> {
         let Progress { step, loss_sum, loss_weight, seconds } = self.progress;
         // Rust prints the shortest decimal that reads back to the same bits.
-        let meta = BTreeMap::from([
+        let mut meta = BTreeMap::from([
             ("step".to_owned(), step.to_string()),
             ("loss_sum".to_owned(), loss_sum.to_string()),
             ("loss_weight".to_owned(), loss_weight.to_string()),
             ("seconds".to_owned(), seconds.to_string()),
             ("config".to_owned(), config_text(&self.config)),
             ("network".to_owned(), network_text(self.net.params())),
-            ("data".to_owned(), data_text(self.data)),
+            ("data".to_owned(), self.data_text.clone()),
         ]);
+        if let Some(architecture) = &self.architecture {
+            meta.insert(ARCHITECTURE.to_owned(), architecture.to_string());
+        }
         let vectors = [
             ("params", self.net.params().values()),
             ("ema", self.optimizer.ema()),
@@ -62,7 +71,7 @@ impl Trainer<'_> {
                 network_text(self.net.params()),
                 "resume with the network of the saved run, or start a new run",
             ),
-            ("data", data_text(self.data), "resume with the data of the saved run, or start a new run"),
+            ("data", self.data_text.clone(), "resume with the data of the saved run, or start a new run"),
             (
                 "config",
                 config_text(&self.config),
@@ -77,6 +86,9 @@ impl Trainer<'_> {
                 return Err(TrainError::Mismatch { file, field, saved, now, remedy });
             }
         }
+        if let (Some(now), Ok(saved)) = (&self.architecture, state.text(ARCHITECTURE)) {
+            check_architecture(&file, &read_json(&file, ARCHITECTURE, saved)?, now)?;
+        }
         let progress = Progress {
             step: state.parse("step")?,
             loss_sum: state.parse("loss_sum")?,
@@ -84,11 +96,12 @@ impl Trainer<'_> {
             seconds: state.parse("seconds")?,
         };
         let Progress { step, loss_sum, loss_weight, seconds } = progress;
-        if step > MAX_STEP || !(loss_sum.is_finite() && loss_weight.is_finite() && seconds.is_finite()) {
+        let finite = loss_sum.is_finite() && loss_weight.is_finite();
+        if step > MAX_STEP || !finite || !(0.0..=MAX_SECONDS).contains(&seconds) {
             return Err(TrainError::State {
                 file,
                 what: "the progress".to_owned(),
-                expected: format!("at most {MAX_STEP} steps, and finite numbers"),
+                expected: format!("at most {MAX_STEP} steps, finite losses, and 0 to {MAX_SECONDS:e} seconds"),
                 found: format!("{progress:?}"),
             });
         }
@@ -102,6 +115,20 @@ impl Trainer<'_> {
         }
         self.progress = progress;
         Ok(())
+    }
+}
+
+/// Whether a network is the one that a run was trained with so far, by the keys of their configurations.
+///
+/// # Errors
+/// [`TrainError::Mismatch`] with the first key that differs; `file` says where the saved configuration stands.
+pub fn check_architecture(file: &str, saved: &Value, now: &Value) -> Result<(), TrainError> {
+    let remedy = "resume with the saved value, or start a new run in another directory";
+    match first_difference("network", saved, now) {
+        None => Ok(()),
+        Some(Difference { field, saved, now }) => {
+            Err(TrainError::Mismatch { file: file.to_owned(), field, saved, now, remedy })
+        }
     }
 }
 
@@ -131,7 +158,7 @@ fn network_text(params: &Params) -> String {
 }
 
 /// What tells a data set from another one: its dimensions and a hash of its content, but not where it lies.
-fn data_text(data: &Dataset) -> String {
+pub(crate) fn data_text(data: &Dataset) -> String {
     let images = (0..data.len()).filter_map(|i| data.image(i)).flatten().copied();
     let labels = data.labels().unwrap_or_default().iter().flat_map(|label| label.to_le_bytes());
     // FNV-1a (Fowler, Noll & Vo 1991): not against malice, but enough to notice other data.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ndarray::Array4;
+use serde_json::Value;
 use tweedie_data::{Batches, Dataset};
 use tweedie_denoiser::{Network, NetworkGrad, Params, Role};
 
@@ -12,6 +13,7 @@ use crate::adamw::global_norm;
 use crate::config::wrong;
 use crate::log::LogRow;
 use crate::objective::{NoisyBatch, mean_squared_error};
+use crate::state::data_text;
 use crate::{LrSchedule, Objective, Optimizer, RunLength, TrainConfig, TrainError};
 
 /// The share of the past in the smoothed loss.
@@ -118,6 +120,10 @@ pub(crate) struct Progress {
 pub struct Trainer<'a> {
     pub(crate) net: &'a mut dyn NetworkGrad,
     pub(crate) data: &'a Dataset,
+    /// What tells the data from other data, for states.
+    pub(crate) data_text: String,
+    /// What the caller says about the network, beyond its table of parameters.
+    pub(crate) architecture: Option<Value>,
     pub(crate) config: TrainConfig,
     pub(crate) optimizer: Optimizer,
     pub(crate) progress: Progress,
@@ -163,8 +169,21 @@ impl<'a> Trainer<'a> {
             buffers,
             net,
             data,
+            data_text: data_text(data),
+            architecture: None,
             config,
         })
+    }
+
+    /// Describes the network by the keys of its configuration, which decide what it computes even where its table of
+    /// parameters stays the same.
+    ///
+    /// [`Trainer::save_state`] then writes the description into the state, and [`Trainer::load_state`] refuses a state
+    /// with another one.
+    #[must_use]
+    pub fn with_architecture(mut self, config: Value) -> Self {
+        self.architecture = Some(config);
+        self
     }
 
     /// The configuration, with everything written out that was derived from the length of the run.
@@ -318,6 +337,35 @@ impl<'a> Trainer<'a> {
         Ok((loss, norm))
     }
 
+    /// Whether everything that a checkpoint holds is finite.
+    ///
+    /// # Errors
+    /// [`TrainError::NotFiniteTensor`] for the first number that is not.
+    pub fn check_finite(&self) -> Result<(), TrainError> {
+        let parts = [
+            ("value", self.net.params().values()),
+            ("moving average", self.optimizer.ema()),
+            ("first moment", self.optimizer.first_moment()),
+            ("second moment", self.optimizer.second_moment()),
+        ];
+        for (part, values) in parts {
+            for param in self.net.params().table() {
+                let values = &values[param.range.clone()];
+                if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                    let (step, tensor, value) = (self.progress.step, param.name.clone(), values[index]);
+                    return Err(TrainError::NotFiniteTensor { step, tensor, part, index, value });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a checkpoint, if there is anything worth one.
+    fn checkpoint(&mut self, hooks: &mut dyn Hooks) -> Result<(), TrainError> {
+        self.check_finite()?;
+        hooks.checkpoint(self)
+    }
+
     fn remember_buffers(&mut self) {
         let values = self.net.params().values();
         self.buffers_before.clear();
@@ -340,8 +388,8 @@ impl<'a> Trainer<'a> {
     /// after every epoch, every [`TrainConfig::checkpoint_minutes`], and at the end.
     ///
     /// # Errors
-    /// As [`Trainer::step`], and whatever a hook returns. No checkpoint is asked for after an error: the last one is
-    /// from before it.
+    /// As [`Trainer::step`] and [`Trainer::check_finite`], and whatever a hook returns. No checkpoint is asked for after
+    /// an error, nor of numbers that are not finite: the last one is from before it.
     pub fn run(&mut self, stop: &AtomicBool, hooks: &mut dyn Hooks) -> Result<RunEnd, TrainError> {
         let interval = Duration::from_secs_f64((60.0 * self.config.checkpoint_minutes).min(MAX_INTERVAL));
         let mut saved = (self.progress.step, Instant::now());
@@ -355,7 +403,7 @@ impl<'a> Trainer<'a> {
             };
             if let Some(end) = end {
                 if saved.0 != self.progress.step {
-                    hooks.checkpoint(self)?;
+                    self.checkpoint(hooks)?;
                 }
                 return Ok(end);
             }
@@ -363,7 +411,7 @@ impl<'a> Trainer<'a> {
             let start = Instant::now();
             hooks.step(&report)?;
             if report.ends_epoch || saved.1.elapsed() >= interval {
-                hooks.checkpoint(self)?;
+                self.checkpoint(hooks)?;
                 saved = (report.step, Instant::now());
             }
             if report.ends_epoch {

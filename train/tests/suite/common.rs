@@ -19,6 +19,8 @@ pub struct Tiny {
     pub poison: Option<(u64, f32)>,
     /// The pass (from 1) whose gradient is infinite, although its loss is not.
     pub poison_gradient: Option<u64>,
+    /// The pass (from 1) that leaves a NaN among the running statistics, although loss and gradient are finite.
+    pub poison_mean: Option<u64>,
     /// Extra channels of the output, which no target has.
     pub extra_channels: usize,
 }
@@ -35,7 +37,8 @@ impl Tiny {
             params.add("dense", &[pixels, pixels], Role::Weight);
         }
         params.add("passes", &[], Role::Counter);
-        Self { params, classes, null: true, dense, passes: 0, poison: None, poison_gradient: None, extra_channels: 0 }
+        let (poison, poison_gradient, poison_mean) = (None, None, None);
+        Self { params, classes, null: true, dense, passes: 0, poison, poison_gradient, poison_mean, extra_channels: 0 }
     }
 
     /// Without a null condition.
@@ -109,6 +112,9 @@ impl NetworkGrad for Tiny {
         {
             output[(0, 0, 0, 0)] = value;
             self.params.get_mut("mean").unwrap()[0] = value;
+        }
+        if self.poison_mean == Some(self.passes) {
+            self.params.get_mut("mean").unwrap()[0] = f32::NAN;
         }
         if self.extra_channels > 0 {
             let (n, _, h, w) = x.dim();

@@ -176,7 +176,7 @@ fn every_field_out_of_range_is_named() {
     };
     assert_eq!(change(|_| {}), None);
     type Case = (&'static str, fn(&mut TrainConfig));
-    let cases: [Case; 17] = [
+    let cases: [Case; 21] = [
         ("seed", |c| c.seed = 1 << 63),
         ("length", |c| c.length = RunLength::Epochs(0)),
         ("length", |c| c.length = RunLength::Steps(0)),
@@ -185,6 +185,11 @@ fn every_field_out_of_range_is_named() {
         ("prediction", |c| c.prediction = Prediction::Score),
         ("label_dropout", |c| c.label_dropout = 1.1),
         ("lr ", |c| c.lr = 0.0),
+        // Numbers of f64 that f32 does not have.
+        ("lr ", |c| c.lr = 1e39),
+        ("lr ", |c| c.lr = 1e-39),
+        ("adamw.eps", |c| c.adamw.eps = 1e-46),
+        ("adamw.eps", |c| c.adamw.eps = 1e300),
         ("lr_floor", |c| c.lr_floor = -0.1),
         ("clip_norm", |c| c.clip_norm = f64::INFINITY),
         ("ema_decay", |c| c.ema_decay = 1.0),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::{Tiny, config, toy_data};
+use serde_json::{Value, json};
 use tweedie_data::Dataset;
 use tweedie_denoiser::NetworkGrad;
 use tweedie_train::{Hooks, LrDecay, RunEnd, RunLength, StepReport, TrainConfig, TrainError, Trainer};
@@ -204,6 +205,92 @@ fn a_loss_that_is_not_finite_stops_with_its_step_and_changes_nothing() {
         straight.steps(&mut Trainer::new(&mut healthy, &data, config()).unwrap(), 7);
         assert_eq!(bits, straight);
     }
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_never_saved() {
+    let data = data();
+    let run = |change: fn(&mut TrainConfig), poison_mean| {
+        let mut net = net();
+        net.poison_mean = poison_mean;
+        let mut config = TrainConfig { checkpoint_minutes: 1e-9, ..config() };
+        change(&mut config);
+        let mut hooks = Recorder::default();
+        let error = Trainer::new(&mut net, &data, config).unwrap().run(&AtomicBool::new(false), &mut hooks);
+        (error.unwrap_err(), hooks.events.join(", "))
+    };
+    // A step so long that parameters overflow, although the loss before it was finite.
+    let (error, events) = run(|c| (c.lr, c.lr_warmup, c.clip_norm) = (3e38, 0, 0.0), None);
+    assert!(
+        matches!(&error, TrainError::NotFiniteTensor { step: 1, tensor, part: "value", .. } if tensor == "scale"),
+        "{error}"
+    );
+    assert_eq!(events, "1");
+    // Running statistics, in the middle of an epoch, at its end, and at the end of the run.
+    for (length, last) in [(100, 3), (100, 5), (3, 3)] {
+        let change: fn(&mut TrainConfig) = match (length, last) {
+            (100, 3) => |c| c.length = RunLength::Steps(100),
+            (100, _) => |c| (c.length, c.checkpoint_minutes) = (RunLength::Steps(100), 1e9),
+            _ => |c| (c.length, c.checkpoint_minutes) = (RunLength::Steps(3), 1e9),
+        };
+        let (error, events) = run(change, Some(last));
+        assert!(
+            matches!(&error, TrainError::NotFiniteTensor { step, tensor, .. } if tensor == "mean" && *step == last),
+            "{error}"
+        );
+        assert!(error.to_string().contains(&format!("step {last}")) && error.to_string().contains("NaN"), "{error}");
+        assert!(!events.contains(&format!("save {last}")), "{events}");
+        assert!(events.ends_with(&last.to_string()), "{events}");
+    }
+}
+
+#[test]
+fn a_network_with_the_same_table_but_another_configuration_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    let data = data();
+    let described = |eps: f64| json!({"_class_name": "Tiny", "groups": [8, 16], "eps": eps});
+    let mut saved = net();
+    Trainer::new(&mut saved, &data, config()).unwrap().with_architecture(described(0.5)).save_state(&path).unwrap();
+    let load = |architecture: Option<Value>| {
+        let mut net = net();
+        let mut trainer = Trainer::new(&mut net, &data, config()).unwrap();
+        if let Some(architecture) = architecture {
+            trainer = trainer.with_architecture(architecture);
+        }
+        trainer.load_state(&path).map_err(|error| error.to_string())
+    };
+    let message = load(Some(described(0.25))).unwrap_err();
+    assert!(message.contains("network.eps was 0.5") && message.contains("0.25 now"), "{message}");
+    assert_eq!(load(Some(described(0.5))), Ok(()));
+    assert_eq!(load(None), Ok(()), "who does not describe the network is not asked");
+    // States of early versions say nothing about it.
+    Trainer::new(&mut saved, &data, config()).unwrap().save_state(&path).unwrap();
+    assert_eq!(load(Some(described(0.25))), Ok(()));
+}
+
+#[test]
+fn a_time_that_no_run_takes_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    let data = data();
+    let mut saved = net();
+    Trainer::new(&mut saved, &data, config()).unwrap().save_state(&path).unwrap();
+    let state = tweedie_checkpoint::load_state(&path).unwrap();
+    let vectors: Vec<_> = state.vectors().iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect();
+    let write = |seconds: &str| {
+        let mut meta = state.meta().clone();
+        meta.insert("seconds".to_owned(), seconds.to_owned());
+        tweedie_checkpoint::save_state(&path, &vectors, meta).unwrap();
+    };
+    for seconds in ["-1", "1e13", "1e300", "inf", "NaN"] {
+        write(seconds);
+        let message = refusal(&path, net(), &data, config());
+        assert!(message.contains("seconds") && message.contains("1e12"), "{message}");
+    }
+    write("1e12");
+    let mut net = net();
+    Trainer::new(&mut net, &data, config()).unwrap().load_state(&path).unwrap();
 }
 
 /// Writes down what the loop asks for, and raises the stop flag at a step.
