@@ -27,6 +27,7 @@ data = "data"
 [samples]
 per_label = 1
 steps = 2
+guidance = 1.75
 [train]
 batch = 16
 lr_warmup = 4
@@ -66,7 +67,7 @@ fn log(bench: &Bench, run: &str) -> Vec<String> {
 /// Everything that two equal runs have in common: vectors of the state, weights of the model, the log.
 fn assert_same_run(bench: &Bench, a: &str, b: &str) {
     assert_eq!(state(bench, a).vectors(), state(bench, b).vectors(), "{a} {b}");
-    for key in ["step", "loss_sum", "loss_weight", "config", "network", "data"] {
+    for key in ["step", "loss_sum", "loss_weight", "config", "network", "data", "architecture"] {
         assert_eq!(state(bench, a).text(key).unwrap(), state(bench, b).text(key).unwrap(), "{a} {b}: {key}");
     }
     let weights = |run: &str| bench.bytes(&format!("{run}/unet/diffusion_pytorch_model.safetensors"));
@@ -88,9 +89,17 @@ fn a_run_leaves_a_model_its_options_a_log_a_plot_and_samples() {
     assert_eq!(log.len(), 1 + 6);
     assert!(log[6].starts_with("6,2,96,"), "{log:?}");
     let options = String::from_utf8(bench.bytes("run/train.toml")).unwrap();
-    for part in
-        ["seed = 7", "lr = 0.003", "epochs = 2", "train_steps = 50", "block_out_channels = [8, 8]", "data = \"data\""]
-    {
+    for part in [
+        "seed = 7",
+        "lr = 0.003",
+        "epochs = 2",
+        "train_steps = 50",
+        "block_out_channels = [8, 8]",
+        "data = \"data\"",
+        // Defaults, too.
+        "norm_eps = 0.00001",
+        "freq_shift = 0",
+    ] {
         assert!(options.contains(part), "{part}: {options}");
     }
     assert!(String::from_utf8(bench.bytes("run/loss.svg")).unwrap().ends_with("</svg>\n"));
@@ -105,6 +114,7 @@ fn a_run_leaves_a_model_its_options_a_log_a_plot_and_samples() {
     assert_eq!(scheduler["timestep_spacing"], "trailing");
     let config = read_config(bench.path("run/unet/config.json")).unwrap();
     assert_eq!((config["num_class_embeds"].as_u64(), config["_tweedie_null_class"].as_u64()), (Some(4), Some(3)));
+    assert_eq!(config["_tweedie_guidance"].as_f64(), Some(1.75), "what samples.guidance says");
     // The model holds the average; the state has the same numbers, in the order of the network.
     let mut state = state(&bench, "run");
     let length = state.vectors()["ema"].len();
@@ -135,8 +145,109 @@ fn a_run_in_pieces_is_the_run_in_one_piece() {
     assert_same_run(&bench, "straight", "pieces");
 }
 
+/// `tiny.toml` with a change, as another file.
+fn variant(bench: &Bench, name: &str, from: &str, to: &str) {
+    let text = String::from_utf8(bench.bytes("tiny.toml")).unwrap();
+    assert!(text.contains(from), "{from}");
+    std::fs::write(bench.path(name), text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn a_run_that_has_lost_its_state_is_not_started_again() {
+    let bench = bench();
+    bench.succeed("train --config tiny.toml --out run --steps 4 --quiet");
+    let (state, log) = (bench.path("run/state.safetensors"), bench.path("run/log.csv"));
+    std::fs::rename(&state, bench.path("kept")).unwrap();
+    let weights = bench.bytes("run/unet/diffusion_pytorch_model.safetensors");
+    let parts = ["run/state.safetensors is missing", "put it back", "--out"];
+    bench.fail("train --out run --resume", 1, &parts);
+    assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 1 + 4);
+    // The weights alone tell, too.
+    std::fs::rename(&log, bench.path("log")).unwrap();
+    bench.fail("train --out run --resume", 1, &parts);
+    assert_eq!(bench.bytes("run/unet/diffusion_pytorch_model.safetensors"), weights);
+    std::fs::rename(bench.path("log"), &log).unwrap();
+    std::fs::rename(bench.path("kept"), &state).unwrap();
+    bench.succeed("train --out run --resume --steps 6 --quiet");
+    bench.succeed("train --config tiny.toml --out straight --steps 6 --quiet");
+    assert_same_run(&bench, "straight", "run");
+}
+
+#[test]
+fn a_run_that_was_killed_before_its_first_state_starts_again() {
+    let bench = bench();
+    bench.succeed("train --config tiny.toml --out straight --steps 3 --quiet");
+    let options = bench.bytes("straight/train.toml");
+    for early in ["options", "model"] {
+        std::fs::create_dir(bench.path(early)).unwrap();
+        std::fs::write(bench.path(early).join("train.toml"), &options).unwrap();
+    }
+    // The first checkpoint writes the model before the state.
+    let config = read_config(bench.path("straight/unet/config.json")).unwrap();
+    let mut model = tweedie_unet::Model::from_config(&config).unwrap();
+    model.initialise(tweedie_unet::Init::ZeroResidual, 0);
+    common::write_residual(&bench.path("model"), &model, &common::ddpm_config());
+    for early in ["options", "model"] {
+        bench.succeed(&format!("train --out {early} --resume --quiet"));
+        assert_same_run(&bench, "straight", early);
+    }
+}
+
+#[test]
+fn a_network_with_the_same_tensors_but_other_options_is_not_resumed() {
+    let bench = bench();
+    bench.succeed("train --config tiny.toml --out run --steps 2 --quiet");
+    variant(&bench, "groups.toml", "norm_num_groups = 4", "norm_num_groups = 2");
+    variant(&bench, "heads.toml", "attention_head_dim = 4", "attention_head_dim = 8");
+    variant(&bench, "eps.toml", "norm_num_groups = 4", "norm_num_groups = 4\nnorm_eps = 0.5");
+    let refused = |state: &str| {
+        bench.fail(
+            "train --config groups.toml --out run --resume",
+            1,
+            &["network.norm_num_groups was 4", "2 now", state],
+        );
+        bench.fail("train --config heads.toml --out run --resume", 1, &["network.attention_head_dim was 4", "8 now"]);
+        bench.fail("train --config eps.toml --out run --resume", 1, &["network.norm_eps was 0.00001", "0.5 now"]);
+    };
+    refused("run/state.safetensors");
+    // A state of an early version does not describe the network; the model beside it does.
+    let state = state(&bench, "run");
+    let vectors: Vec<_> = state.vectors().iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect();
+    let mut meta = state.meta().clone();
+    meta.remove("architecture").expect("a description of the network");
+    tweedie_checkpoint::save_state(bench.path("run/state.safetensors"), &vectors, meta).unwrap();
+    refused("run/unet/config.json");
+    bench.succeed("train --config tiny.toml --out run --resume --steps 5 --quiet");
+    bench.succeed("train --config tiny.toml --out straight --steps 5 --quiet");
+    assert_same_run(&bench, "straight", "run");
+}
+
+#[test]
+fn pictures_that_cannot_be_written_do_not_end_a_run() {
+    let bench = bench();
+    for in_the_way in ["run/loss.svg", "run/samples/epoch-001.png"] {
+        std::fs::create_dir_all(bench.path(in_the_way)).unwrap();
+    }
+    let done = bench.run("train --config tiny.toml --out run --steps 7");
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    for part in ["warning: the plot", "warning: the samples", "loss.svg", "epoch-001.png", "epoch-002.png", "done: 7"] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+    assert_eq!(steps_of(&bench, "run"), 7);
+}
+
+#[test]
+fn without_dropped_labels_there_is_no_null_condition() {
+    let bench = bench();
+    bench.succeed("train --config tiny.toml --out run --steps 3 --label-dropout 0 --quiet");
+    let config = read_config(bench.path("run/unet/config.json")).unwrap();
+    assert_eq!(config["num_class_embeds"].as_u64(), Some(3));
+    assert!(!config.contains_key("_tweedie_null_class") && !config.contains_key("_tweedie_guidance"), "{config:?}");
+    bench.succeed("train --out run --resume --steps 4 --quiet");
+}
+
 /// A run that would take very long.
-fn start(bench: &Bench, out: &str) -> Child {
+fn start(bench: &Bench, out: &str, more: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_tweedie"))
         .args([
             "train",
@@ -149,6 +260,7 @@ fn start(bench: &Bench, out: &str) -> Child {
             "--checkpoint-minutes",
             "0.000001",
         ])
+        .args(more)
         .current_dir(bench.path(""))
         .stderr(Stdio::piped())
         .spawn()
@@ -171,7 +283,7 @@ fn a_kill_at_any_moment_leaves_a_model_and_a_state_that_go_on_as_if_nothing_had_
     let bench = bench();
     for attempt in 0..4 {
         let run = format!("killed-{attempt}");
-        let mut child = start(&bench, &run);
+        let mut child = start(&bench, &run, &[]);
         wait_for_steps(&bench, &run);
         // Steps and checkpoints follow each other without a pause, so these moments fall anywhere between them.
         std::thread::sleep(Duration::from_millis(7 * attempt));
@@ -189,7 +301,7 @@ fn a_kill_at_any_moment_leaves_a_model_and_a_state_that_go_on_as_if_nothing_had_
 #[test]
 fn an_interrupt_saves_says_how_to_go_on_and_is_no_failure() {
     let bench = bench();
-    let child = start(&bench, "run");
+    let child = start(&bench, "run", &[]);
     wait_for_steps(&bench, "run");
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
@@ -200,6 +312,32 @@ fn an_interrupt_saves_says_how_to_go_on_and_is_no_failure() {
     assert!(stderr.contains(&format!("saved at step {steps}")), "{stderr}");
     assert!(stderr.contains("tweedie train --out run --resume"), "{stderr}");
     assert_eq!(log(&bench, "run").len() as u64, 1 + steps, "the log ends with the last step that was saved");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_quiet_run_is_interrupted_without_a_word() {
+    let bench = bench();
+    let child = start(&bench, "run", &["--quiet"]);
+    wait_for_steps(&bench, "run");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+    assert_eq!(log(&bench, "run").len() as u64, 1 + steps_of(&bench, "run"));
+}
+
+#[test]
+fn two_processes_do_not_train_in_one_directory() {
+    let bench = bench();
+    let mut child = start(&bench, "run", &[]);
+    wait_for_steps(&bench, "run");
+    bench.fail("train --out run --resume", 1, &["another process is training in run", "--out"]);
+    assert!(child.try_wait().unwrap().is_none(), "the first one goes on");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A killed process holds no lock.
+    let steps = steps_of(&bench, "run") + 1;
+    bench.succeed(&format!("train --out run --resume --steps {steps} --quiet"));
 }
 
 #[test]
@@ -227,6 +365,7 @@ fn a_textbook_network_becomes_a_book_directory() {
     assert_eq!(weights("straight"), weights("run"), "running statistics and counters are resumed, too");
     let config = read_config(bench.path("run/config.json")).unwrap();
     assert_eq!((config["_class_name"].as_str(), config["num_classes"].as_u64()), (Some("UNetCond"), Some(3)));
+    assert_eq!(config["_tweedie_guidance"].as_f64(), Some(1.75));
     let file = ModelDir::open(bench.path("run")).unwrap().weights;
     assert_eq!(file.read_i64("down1.convs.1.num_batches_tracked").unwrap(), [5]);
     bench.succeed("sample --model run --labels 0 --steps 2 --out s.npy --quiet");
@@ -242,6 +381,14 @@ fn a_loss_that_is_not_finite_ends_with_its_step_and_keeps_the_last_checkpoint() 
     assert_eq!(done.code, 1, "{}", done.stderr);
     assert!(done.stderr.contains("error: step ") && done.stderr.contains("learning rate"), "{}", done.stderr);
     assert_eq!(steps_of(&bench, "run"), 0, "the state from before the fault is still there");
+    // Even where the parameters overflow in a step whose loss is finite, right before a checkpoint.
+    let done = bench.run("train --config hot.toml --out often --steps 100 --checkpoint-minutes 0.000001");
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    for part in ["error: step 1: element ", " of the tensor ", "no checkpoint was overwritten"] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+    assert_eq!(steps_of(&bench, "often"), 0);
+    bench.succeed("sample --model often --labels 1 --steps 1 --out s.npy --quiet");
 }
 
 #[test]
@@ -265,4 +412,20 @@ fn what_cannot_be_run_is_refused_before_any_work() {
     bench.fail("train --epochs 1 --steps 2 --out new", 2, &["--steps"]);
     bench.fail("train --preset tiny --config tiny.toml --out new", 2, &["--config"]);
     bench.fail("train --steps 0 --out new", 2, &["--steps"]);
+    bench.fail("train --out new --beta-start 0.001", 2, &["--beta-start", "cosine", "--schedule"]);
+    bench.fail("train --preset tiny --schedule cosine --beta-end 0.1 --out new", 2, &["--beta-end", "cosine"]);
+    bench.fail("train --preset tiny --out new --lr-decay-steps 9", 2, &["--lr-decay-steps", "--lr-decay cosine"]);
+    bench.fail("train --config tiny.toml --out new --batch 49", 1, &["49", "48", "--batch 48"]);
+    for (from, to, code, parts) in [
+        ("per_label = 1", "per_label = 101", 2, ["samples.per_label", "101"]),
+        ("steps = 2\n", "steps = 51\n", 2, ["samples.steps", "from 1 to 50"]),
+        ("data = \"data\"", "data = \"data\"\npreset = \"../up\"", 1, ["preset", "../up"]),
+        ("norm_num_groups = 4", "norm_num_groups = 4\nsample_size = 16", 1, ["16 x 16 (sample_size)", "8 x 8"]),
+        ("lr_warmup = 4", "lr_warmup = 4\nlr = 1e39", 2, ["lr should be", "f32"]),
+    ] {
+        variant(&bench, "wrong.toml", from, to);
+        bench.fail("train --config wrong.toml --out new", code, &parts);
+    }
+    // Fewer noise steps than the samples of a preset take are no contradiction of the user's.
+    bench.succeed("train --preset tiny --data data --train-steps 5 --batch 48 --steps 1 --out few --quiet");
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::config::{PRESETS, RunConfig};
+use crate::console;
 use tweedie_train::{LrDecay, RunLength};
 
 /// `tweedie train`.
@@ -101,6 +102,9 @@ pub struct TrainArgs {
 
 impl TrainArgs {
     /// Writes the options that were given over those of a preset, a file or a run.
+    ///
+    /// # Errors
+    /// If one was given that the others leave without any effect.
     pub(super) fn apply(&self, run: &mut RunConfig) -> anyhow::Result<()> {
         /// Replaces a value by one that was given.
         fn set<T, U: Clone + Into<T>>(value: &mut T, given: &Option<U>) {
@@ -139,6 +143,20 @@ impl TrainArgs {
         set(&mut train.noise.train_steps, &self.train_steps);
         set(&mut train.noise.beta_start, &self.beta_start);
         set(&mut train.noise.beta_end, &self.beta_end);
+        if train.noise.schedule == "cosine" && (self.beta_start.is_some() || self.beta_end.is_some()) {
+            return Err(console::usage(
+                "--beta-start and --beta-end mean nothing to the schedule cosine, which has constants of its own; leave \
+                 them out, or choose another --schedule",
+            ));
+        }
+        if self.lr_decay_steps.is_some() && train.lr_decay == LrDecay::Constant {
+            return Err(console::usage(
+                "--lr-decay-steps means nothing to a constant learning rate; leave it out, or add --lr-decay cosine",
+            ));
+        }
+        if self.train_steps.is_some() {
+            run.samples.steps = run.samples.steps.min(train.noise.train_steps);
+        }
         Ok(())
     }
 }

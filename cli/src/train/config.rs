@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tweedie_data::{Dataset, Range};
+use tweedie_denoiser::Network;
 use tweedie_schedule::{Prediction, TimestepMapping};
 use tweedie_train::{AdamW, LrDecay, NoiseConfig, RunLength, TrainConfig};
 use tweedie_unet::{Init, Model};
@@ -62,6 +63,31 @@ pub struct SamplesConfig {
     pub guidance: f64,
 }
 
+impl SamplesConfig {
+    /// Images for each label at most: they are drawn as one batch.
+    const MOST: usize = 100;
+
+    /// Checks the range of every field, for a process of `train_steps` steps.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    fn validate(&self, train_steps: usize) -> Result<()> {
+        if self.per_label > Self::MOST {
+            bail!("samples.per_label should be from 0 to {}, found {}; change it", Self::MOST, self.per_label);
+        }
+        if !(1..=train_steps).contains(&self.steps) {
+            bail!(
+                "samples.steps should be from 1 to {train_steps}, the number of noise steps, found {}; change it",
+                self.steps
+            );
+        }
+        if !self.guidance.is_finite() {
+            bail!("samples.guidance should be a finite number, found {}; change it", self.guidance);
+        }
+        Ok(())
+    }
+}
+
 impl Default for SamplesConfig {
     fn default() -> Self {
         Self { per_label: 4, steps: 25, guidance: 2.0 }
@@ -69,12 +95,15 @@ impl Default for SamplesConfig {
 }
 
 fn custom() -> String {
-    "custom".to_owned()
+    CUSTOM.to_owned()
 }
 
 fn mnist() -> String {
     "mnist".to_owned()
 }
+
+/// What a file of an unknown preset is called, too.
+const CUSTOM: &str = "custom";
 
 /// The network of a preset.
 fn network(value: Value) -> Map<String, Value> {
@@ -168,7 +197,20 @@ impl RunConfig {
         for value in run.network.values_mut().filter(|value| value.as_str() == Some(NULL)) {
             *value = Value::Null;
         }
+        // The name becomes that of a directory.
+        if run.preset != CUSTOM && !PRESETS.contains(&run.preset.as_str()) {
+            bail!("preset should be one of {} or {CUSTOM}, found \"{}\"; leave it out", PRESETS.join(", "), run.preset);
+        }
         Ok(run)
+    }
+
+    /// Checks the range of every option that does not depend on the data.
+    ///
+    /// # Errors
+    /// The first one that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        self.train.validate()?;
+        self.samples.validate(self.train.noise.train_steps)
     }
 
     /// The text of `train.toml`.
@@ -184,7 +226,8 @@ impl RunConfig {
         Ok(format!("# Every option of this run. A copy of it is what `tweedie train --config` reads.\n\n{text}"))
     }
 
-    /// Fills in what follows from the data, and builds the network with its first values.
+    /// Fills in what follows from the data, and builds the network with its first values. Afterwards `network` holds every
+    /// key of it.
     ///
     /// # Errors
     /// If the network's keys are wrong, or it does not fit the data or the training options.
@@ -196,6 +239,13 @@ impl RunConfig {
             self.network.entry(key).or_insert(value);
         };
         let (timestep, range) = if class == "UNetCond" {
+            if height != width {
+                bail!(
+                    "a network of the class UNetCond is for square images, and those of {} are {height} x {width}; \
+                     choose the class UNet2DModel",
+                    data.name()
+                );
+            }
             default("in_channels", json!(channels));
             default("image_size", json!(height));
             default("num_classes", json!(data.classes().max(1)));
@@ -205,9 +255,13 @@ impl RunConfig {
             default("out_channels", json!(channels));
             default("sample_size", if height == width { json!(height) } else { json!([height, width]) });
             if data.labels().is_some() && !self.network.contains_key("num_class_embeds") {
-                // One row more for the null condition.
-                self.network.insert("num_class_embeds".to_owned(), json!(data.classes() + 1));
-                self.network.insert("_tweedie_null_class".to_owned(), json!(data.classes()));
+                // One row more for the null condition, which only the dropping of labels trains.
+                let classes = data.classes();
+                let null = self.train.label_dropout > 0.0;
+                self.network.insert("num_class_embeds".to_owned(), json!(classes + usize::from(null)));
+                if null {
+                    self.network.insert("_tweedie_null_class".to_owned(), json!(classes));
+                }
             }
             (TimestepMapping::ZeroBased, Range::MinusOneOne)
         };
@@ -232,6 +286,16 @@ impl RunConfig {
                 data.name()
             );
         }
+        if let Some([_, h, w]) = model.image_shape()
+            && [h, w] != [height, width]
+        {
+            let key = if class == "UNetCond" { "image_size" } else { "sample_size" };
+            bail!(
+                "the network is for images of {h} x {w} ({key}), and those of {} are {height} x {width}; leave {key} out \
+                 of [network]",
+                data.name()
+            );
+        }
         let multiple = model.size_multiple();
         if height % multiple != 0 || width % multiple != 0 {
             bail!(
@@ -245,7 +309,24 @@ impl RunConfig {
             InitName::ZeroResidual => Init::ZeroResidual,
         };
         model.initialise(init, self.train.seed);
+        self.network = model.config();
         Ok(model)
+    }
+
+    /// The guidance scale of samples of this run; `None` if the network knows no null condition. One that was never
+    /// trained, because no label was ever dropped, is left alone.
+    pub fn guidance(&self, network: &dyn Network) -> Option<f64> {
+        let scale = if self.train.label_dropout > 0.0 { self.samples.guidance } else { 1.0 };
+        network.has_null_condition().then_some(scale)
+    }
+
+    /// The `config.json` of the run's model: the keys of the network, and the guidance that it was made for.
+    pub fn model_config(&self, network: &dyn Network) -> Value {
+        let mut config = self.network.clone();
+        if let Some(scale) = self.guidance(network) {
+            config.insert("_tweedie_guidance".to_owned(), json!(scale));
+        }
+        Value::Object(config)
     }
 
     /// The `scheduler_config.json` of the run: DDIM, which draws in few steps, over the process of the training.
@@ -254,8 +335,10 @@ impl RunConfig {
     /// If the schedule cannot be built.
     pub fn scheduler(&self) -> Result<Value> {
         let NoiseConfig { train_steps, beta_start, beta_end, .. } = self.train.noise;
-        let betas = self.train.noise.betas()?;
-        let table = match betas.config_name() {
+        // The rules that diffusers' DDIMScheduler has a name for; of the others it reads the table.
+        let name = self.train.noise.betas()?.config_name();
+        let name = name.filter(|name| ["linear", "scaled_linear", "squaredcos_cap_v2"].contains(name));
+        let table = match name {
             Some(_) => Value::Null,
             None => json!(self.train.noise.build()?.betas()),
         };
@@ -264,7 +347,7 @@ impl RunConfig {
             "num_train_timesteps": train_steps,
             "beta_start": beta_start,
             "beta_end": beta_end,
-            "beta_schedule": betas.config_name().unwrap_or("linear"),
+            "beta_schedule": name.unwrap_or("linear"),
             "trained_betas": table,
             "prediction_type": self.train.prediction.config_name().unwrap_or("epsilon"),
             "clip_sample": self.clips(),
@@ -290,8 +373,10 @@ impl RunConfig {
 
 #[cfg(test)]
 mod tests {
+    use tweedie_checkpoint::Config;
     use tweedie_data::Split;
-    use tweedie_denoiser::{Network, NetworkGrad};
+    use tweedie_denoiser::NetworkGrad;
+    use tweedie_schedule::{BetaSchedule, Schedule};
 
     use super::*;
 
@@ -323,18 +408,78 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_that_diffusers_cannot_name_is_written_as_its_table() {
+    fn every_schedule_reads_back_and_what_ddim_cannot_name_is_a_table() {
         let mut run = RunConfig::preset("mnist").unwrap();
-        for (name, file) in [("linear", "linear"), ("scaled-linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")]
-        {
+        (run.train.noise.beta_start, run.train.noise.beta_end) = (3e-4, 0.017);
+        let mut named = Vec::new();
+        for name in BetaSchedule::NAMES.split(", ") {
             run.train.noise.schedule = name.to_owned();
             let scheduler = run.scheduler().unwrap();
-            assert_eq!((scheduler["beta_schedule"].as_str(), &scheduler["trained_betas"]), (Some(file), &Value::Null));
+            if scheduler["trained_betas"].is_null() {
+                named.push((name, scheduler["beta_schedule"].as_str().unwrap().to_owned()));
+            }
+            // As it is after a way through a file.
+            let text = scheduler.to_string();
+            let file: Config = serde_json::from_str(&text).unwrap();
+            let spec = crate::scheduler::from_config(&file, Path::new("scheduler_config.json"), None).unwrap();
+            let read = Schedule::new(&spec.betas, spec.train_steps).unwrap();
+            let written = run.train.noise.build().unwrap();
+            assert_eq!(read.betas().len(), written.betas().len(), "{name}");
+            for (a, b) in read.betas().iter().zip(written.betas()) {
+                assert!((a - b).abs() <= 2.0 * f64::EPSILON * b, "{name}: {a} {b}");
+            }
         }
-        run.train.noise.schedule = "exponential".to_owned();
-        let scheduler = run.scheduler().unwrap();
-        let betas = run.train.noise.build().unwrap().betas().to_vec();
-        assert_eq!(scheduler["trained_betas"], json!(betas));
+        let expected = [("linear", "linear"), ("scaled-linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")];
+        assert_eq!(named, expected.map(|(name, file)| (name, file.to_owned())), "the names that DDIMScheduler has");
+    }
+
+    #[test]
+    fn samples_out_of_range_and_unknown_presets_are_errors() {
+        let message = |samples| {
+            let mut run = RunConfig::preset("mnist").unwrap();
+            run.validate().unwrap();
+            run.samples = samples;
+            run.validate().map_err(|error| error.to_string())
+        };
+        let good = SamplesConfig { per_label: 100, steps: 1000, guidance: -1.5 };
+        assert_eq!(message(good.clone()), Ok(()));
+        for (samples, key) in [
+            (SamplesConfig { per_label: 101, ..good.clone() }, "samples.per_label"),
+            (SamplesConfig { steps: 0, ..good.clone() }, "samples.steps"),
+            (SamplesConfig { steps: 1001, ..good.clone() }, "samples.steps should be from 1 to 1000"),
+            (SamplesConfig { guidance: f64::NAN, ..good.clone() }, "samples.guidance"),
+        ] {
+            let message = message(samples).unwrap_err();
+            assert!(message.contains(key) && message.contains("found"), "{message}");
+        }
+        let read = |name: &str| RunConfig::from_toml(&format!("preset = \"{name}\"\n[network]\n"));
+        for name in PRESETS.into_iter().chain([CUSTOM]) {
+            assert_eq!(read(name).unwrap().preset, name);
+        }
+        let message = read("../elsewhere").unwrap_err().to_string();
+        assert!(message.contains("../elsewhere") && message.contains("mnist, tiny, book or custom"), "{message}");
+    }
+
+    #[test]
+    fn images_of_another_size_are_errors_and_every_key_is_recorded() {
+        let images = |h: usize, w: usize| {
+            Dataset::new("toy", [1, h, w], vec![0; 6 * h * w], Some(vec![0, 1, 2, 0, 1, 2])).unwrap()
+        };
+        let build = |preset: &str, data: &Dataset, key: &str, value: Value| {
+            let mut run = RunConfig::preset(preset).unwrap();
+            run.network.insert(key.to_owned(), value);
+            run.build(data).map(|model| (run.network == model.config(), model)).map_err(|error| format!("{error:#}"))
+        };
+        let message = build("tiny", &images(8, 8), "sample_size", json!(16)).unwrap_err();
+        assert!(message.contains("16 x 16 (sample_size)") && message.contains("8 x 8"), "{message}");
+        let message = build("book", &images(8, 8), "image_size", json!(16)).unwrap_err();
+        assert!(message.contains("16 x 16 (image_size)") && message.contains("8 x 8"), "{message}");
+        let message = build("book", &images(8, 12), "embed_dim", json!(8)).unwrap_err();
+        assert!(message.contains("square") && message.contains("8 x 12"), "{message}");
+        let (recorded, model) = build("tiny", &images(8, 12), "norm_eps", json!(1e-6)).unwrap();
+        assert!(recorded && model.image_shape() == Some([1, 8, 12]));
+        let (recorded, model) = build("tiny", &images(8, 12), "sample_size", Value::Null).unwrap();
+        assert!(recorded && model.image_shape().is_none());
     }
 
     #[test]

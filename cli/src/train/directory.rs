@@ -6,15 +6,16 @@
 //! state.safetensors        what --resume needs
 //! log.csv, loss.svg        one row per step, and its plot
 //! samples/epoch-003.png    samples after each epoch
+//! .train.lock              locked while a process trains here
 //! ```
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tweedie_checkpoint::{Dtype, atomic_write};
+use tweedie_checkpoint::{Config, Dtype, atomic_write, read_config};
 use tweedie_denoiser::Params;
 use tweedie_train::log::{self, LogRow};
 
@@ -28,8 +29,12 @@ const MARKS: [&str; 4] = [OPTIONS, STATE, "model_index.json", "config.json"];
 const OPTIONS: &str = "train.toml";
 /// What is needed to resume.
 const STATE: &str = "state.safetensors";
+/// One row per step.
+const LOG: &str = "log.csv";
 /// A file that is written to learn whether files can be written.
 const PROBE: &str = ".tweedie-probe.tmp";
+/// The file that a process holds a lock on while it trains.
+const LOCK: &str = ".train.lock";
 
 /// A run's directory.
 #[derive(Clone, Debug)]
@@ -99,11 +104,69 @@ impl RunDirectory {
         fs::remove_file(&probe).with_context(refused)
     }
 
-    /// Removes the directory if it holds no file: what a run leaves that could not start.
-    pub fn discard_if_empty(&self) {
-        // Both calls refuse a directory that is not empty, which is the point.
+    /// Makes sure that no other process trains here, for as long as the result lives. A killed process holds no lock.
+    ///
+    /// # Errors
+    /// If another one does, or the lock's file cannot be created.
+    pub fn lock(&self) -> Result<Lock> {
+        let path = self.root.join(LOCK);
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("cannot open {} for writing", path.display()))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => bail!(
+                "another process is training in {}; wait until it has ended or stop it, or choose another directory \
+                 with --out",
+                self.root.display()
+            ),
+            // File systems without locks are trained on without that protection.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Lock { _file: file }),
+        }
+    }
+
+    /// Removes the directory if it holds nothing but the lock: what a run leaves that could not start.
+    pub fn discard_if_empty(&self, lock: Lock) {
+        // Directories that are not empty are not removed by these calls, which is the point.
         let _ = fs::remove_dir(self.root.join("samples"));
-        let _ = fs::remove_dir(&self.root);
+        let mut entries = fs::read_dir(&self.root).into_iter().flatten();
+        if entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)) {
+            let _ = fs::remove_file(self.root.join(LOCK));
+            let _ = fs::remove_dir(&self.root);
+        }
+        drop(lock);
+    }
+
+    /// Whether there is a state to go on from.
+    ///
+    /// # Errors
+    /// If that cannot be found out, which is no reason to start again.
+    pub fn has_state(&self) -> Result<bool> {
+        let path = self.state();
+        path.try_exists().with_context(|| format!("cannot look for {}", path.display()))
+    }
+
+    /// Whether the run has logged a step.
+    ///
+    /// # Errors
+    /// If the log cannot be read, or is none.
+    pub fn has_logged(&self) -> Result<bool> {
+        let path = self.root.join(LOG);
+        let rows = log::parse(&read_log(&path)?).with_context(|| path.display().to_string())?;
+        Ok(!rows.is_empty())
+    }
+
+    /// The config of the network that was written here, and its path.
+    ///
+    /// # Errors
+    /// If it is there and cannot be read.
+    pub fn network(&self) -> Result<Option<(PathBuf, Config)>> {
+        for name in ["unet/config.json", "config.json"] {
+            let path = self.root.join(name);
+            if path.exists() {
+                let config = read_config(&path)?;
+                return Ok(Some((path, config)));
+            }
+        }
+        Ok(None)
     }
 
     /// Writes `train.toml`.
@@ -145,12 +208,8 @@ impl RunDirectory {
     /// # Errors
     /// If the file cannot be read or written, or is no log.
     pub fn open_log(&self, step: u64) -> Result<Log> {
-        let path = self.root.join("log.csv");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(error) => bail!("cannot read {}: {error}; move it away to start a new log", path.display()),
-        };
+        let path = self.root.join(LOG);
+        let text = read_log(&path)?;
         let kept = log::truncate(&text, step).with_context(|| path.display().to_string())?;
         let rows = log::parse(&kept)?;
         if kept != text {
@@ -160,6 +219,21 @@ impl RunDirectory {
         let file = file.with_context(|| format!("cannot open {} for writing", path.display()))?;
         Ok(Log { path, file: BufWriter::new(file), rows })
     }
+}
+
+/// The text of a log; empty if there is none.
+fn read_log(path: &Path) -> Result<String> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => bail!("cannot read {}: {error}; move it away to start a new log", path.display()),
+    }
+}
+
+/// The right to train in a directory, until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
 }
 
 /// The log of a run, in a file and in memory.
@@ -186,6 +260,15 @@ impl Log {
     /// If it cannot be written.
     pub fn flush(&mut self) -> Result<()> {
         self.file.flush().with_context(|| self.complaint())
+    }
+
+    /// Writes out what was added, and waits until it is on the disk.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn sync(&mut self) -> Result<()> {
+        self.flush()?;
+        self.file.get_ref().sync_data().with_context(|| self.complaint())
     }
 
     fn complaint(&self) -> String {
@@ -238,17 +321,30 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_is_locked_for_as_long_as_the_lock_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::at(folder.path());
+        let lock = directory.lock().unwrap();
+        let message = directory.lock().unwrap_err().to_string();
+        assert!(message.contains("another process is training") && message.contains("--out"), "{message}");
+        drop(lock);
+        directory.lock().unwrap();
+    }
+
+    #[test]
     fn only_an_empty_directory_is_discarded() {
         let folder = tempfile::tempdir().unwrap();
         let directory = RunDirectory::at(folder.path().join("run"));
         directory.prepare().unwrap();
+        let lock = directory.lock().unwrap();
         assert!(!directory.is_taken());
-        directory.discard_if_empty();
+        directory.discard_if_empty(lock);
         assert!(!directory.root().exists());
         directory.prepare().unwrap();
+        let lock = directory.lock().unwrap();
         directory.write_options("").unwrap();
         assert!(directory.is_taken());
-        directory.discard_if_empty();
+        directory.discard_if_empty(lock);
         assert!(directory.options().is_file());
     }
 }

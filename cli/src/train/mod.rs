@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use tweedie_checkpoint::{Config, TensorFile};
 use tweedie_data::{Dataset, Split};
+use tweedie_denoiser::NetworkGrad;
 use tweedie_train::{Hooks, RunEnd, StepReport, TrainError, Trainer};
+use tweedie_unet::Model;
 
 use crate::args::Common;
-use crate::console;
+use crate::{console, model};
 
 pub use args::TrainArgs;
 use config::{PRESETS, RunConfig};
@@ -25,14 +28,28 @@ use progress::{Progress, STOP};
 /// Runs the command.
 ///
 /// # Errors
-/// If the options, the data or the network cannot be used, the directory is taken or cannot be written, the state belongs to
-/// another run, or the loss is not finite; the last checkpoint is kept.
+/// If the options, the data or the network cannot be used, the directory is taken or cannot be written, the state is missing
+/// or belongs to another run, or the loss or a parameter is not finite; the last checkpoint is kept.
 pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let (directory, mut run) = plan(args)?;
     directory.prepare()?;
-    let result = train(&directory, &mut run, args.resume, common);
-    directory.discard_if_empty();
+    let lock = directory.lock()?;
+    // Another process may have been faster, and ended already.
+    let free = if args.resume { Ok(()) } else { check_free(&directory) };
+    let result = free.and_then(|()| train(&directory, &mut run, args.resume, common));
+    directory.discard_if_empty(lock);
     result
+}
+
+/// A new run needs a directory that holds none.
+fn check_free(directory: &RunDirectory) -> Result<()> {
+    if directory.is_taken() {
+        bail!(
+            "{} holds a run or a model already; go on with it by --resume, or choose another directory with --out",
+            directory.root().display()
+        );
+    }
+    Ok(())
 }
 
 /// The directory and the options, before anything is opened or written.
@@ -50,12 +67,7 @@ fn plan(args: &TrainArgs) -> Result<(RunDirectory, RunConfig)> {
     };
     args.apply(&mut run)?;
     check(&run)?;
-    if directory.is_taken() {
-        bail!(
-            "{} holds a run or a model already; go on with it by --resume, or choose another directory with --out",
-            directory.root().display()
-        );
-    }
+    check_free(&directory)?;
     Ok((directory, run))
 }
 
@@ -90,28 +102,40 @@ fn plan_resume(args: &TrainArgs) -> Result<(RunDirectory, RunConfig)> {
 
 /// An option out of range is an error of the command line.
 fn check(run: &RunConfig) -> Result<()> {
-    run.train.validate().map_err(|error| console::usage(error.to_string()))
+    run.validate().map_err(|error| console::usage(error.to_string()))
 }
 
 fn train(directory: &RunDirectory, run: &mut RunConfig, resume: bool, common: &Common) -> Result<()> {
     let data = Dataset::open(&run.data, Split::Train)?;
+    if run.train.batch > data.len() {
+        bail!(
+            "a batch of {} images is more than {} has, which are {}; choose --batch {} or less",
+            run.train.batch,
+            data.name(),
+            data.len(),
+            data.len()
+        );
+    }
     let mut model = run.build(&data)?;
-    let network = Value::Object(model.config());
+    let network = run.model_config(&model);
+    let architecture = architecture(&model);
     let scheduler = run.scheduler()?;
     let parameters = model.expected().iter().map(|param| param.range.len()).sum::<usize>();
-    let mut trainer = Trainer::new(&mut model, &data, run.train.clone())?;
+    let mut trainer = Trainer::new(&mut model, &data, run.train.clone())?.with_architecture(architecture.clone());
     run.train = trainer.config().clone();
-    // A run that was killed before its first checkpoint has no state, and starts again.
-    let resumed = resume && directory.state().exists();
+    let resumed = resume && directory.has_state()?;
     if resumed {
+        check_recorded(directory, &architecture)?;
         trainer.load_state(directory.state())?;
+    } else if resume {
+        check_fresh(directory, &trainer)?;
     }
-    directory.write_options(&run.to_toml()?)?;
     let log = directory.open_log(trainer.steps_done())?;
+    directory.write_options(&run.to_toml()?)?;
     let root = directory.root().display();
     console::report(common, &opening(&trainer, run, &data, parameters, resumed, &root.to_string()));
 
-    progress::catch_interrupts();
+    progress::catch_interrupts(common);
     let progress = Progress::new(common, &trainer);
     let mut hooks = Files { directory, run, network, scheduler, log, progress, shape: data.shape() };
     if !resumed {
@@ -125,14 +149,51 @@ fn train(directory: &RunDirectory, run: &mut RunConfig, resume: bool, common: &C
     flushed?;
     let partial = !trainer.steps_done().is_multiple_of(trainer.steps_per_epoch());
     if partial {
-        hooks.plot()?;
+        hooks.plot();
         if end == RunEnd::Complete {
             let name = format!("step-{:06}.png", trainer.steps_done());
-            hooks.samples(&mut trainer, &name)?;
+            hooks.samples(&mut trainer, &name);
         }
     }
     hooks.progress.finish();
     console::report(common, &closing(&trainer, end, &hooks.log, &root.to_string()));
+    Ok(())
+}
+
+/// What a network computes, by the keys of its configuration.
+fn architecture(model: &Model) -> Value {
+    let mut config: Config = model.config();
+    // The version of a file format is no property of the network.
+    config.remove("_diffusers_version");
+    Value::Object(config)
+}
+
+/// States of early versions do not describe their network; the model beside them does.
+fn check_recorded(directory: &RunDirectory, architecture: &Value) -> Result<()> {
+    if TensorFile::open(directory.state())?.metadata().contains_key(tweedie_train::ARCHITECTURE) {
+        return Ok(());
+    }
+    if let Some((path, config)) = directory.network()? {
+        let file = path.display().to_string();
+        let saved = Model::from_config(&config).with_context(|| file.clone())?;
+        tweedie_train::check_architecture(&file, &self::architecture(&saved), architecture)?;
+    }
+    Ok(())
+}
+
+/// A run that was killed before its first checkpoint has no state, and starts again; one that has lost it does not.
+fn check_fresh(directory: &RunDirectory, trainer: &Trainer<'_>) -> Result<()> {
+    let trained = || {
+        let written = model::open_network(Some(directory.root()));
+        written.is_ok_and(|written| written.network.params().values() != trainer.params().values())
+    };
+    if directory.has_logged()? || trained() {
+        bail!(
+            "{} is missing, and {} has been trained; put it back, or start a new run in another directory with --out",
+            directory.state().display(),
+            directory.root().display()
+        );
+    }
     Ok(())
 }
 
@@ -162,7 +223,7 @@ fn opening(
 
 /// What is said at the end.
 fn closing(trainer: &Trainer<'_>, end: RunEnd, log: &Log, root: &str) -> String {
-    let time = console::seconds(Duration::from_secs_f64(trainer.seconds()));
+    let time = time(trainer);
     let loss = log.rows.last().map_or_else(String::new, |row| format!(", loss {:.4}", row.loss_ema));
     let steps = trainer.steps_done();
     let root = if root.contains(char::is_whitespace) { format!("\"{root}\"") } else { root.to_owned() };
@@ -176,6 +237,11 @@ fn closing(trainer: &Trainer<'_>, end: RunEnd, log: &Log, root: &str) -> String 
             "stopped and saved at step {steps} after {time}{loss}\n  go on:  tweedie train --out {root} --resume"
         ),
     }
+}
+
+/// The time of training, for people.
+fn time(trainer: &Trainer<'_>) -> String {
+    console::seconds(Duration::try_from_secs_f64(trainer.seconds()).unwrap_or_default())
 }
 
 /// The hooks of the loop: files and progress.
@@ -192,35 +258,45 @@ struct Files<'a> {
 impl Files<'_> {
     /// The log, the model and the state, in this order: what the state says has happened is in the other files.
     fn save(&mut self, trainer: &mut Trainer<'_>) -> Result<()> {
-        self.log.flush()?;
+        self.log.sync()?;
         self.directory.write_model(&self.network, &self.scheduler, &trainer.ema_params())?;
         trainer.save_state(self.directory.state()).context("the state of the run")?;
         Ok(())
     }
 
-    fn plot(&self) -> Result<()> {
+    /// Draws the plot of the loss; what goes wrong is said, and no reason to end a run.
+    fn plot(&mut self) {
         let title = format!("training loss of {}", self.directory.root().display());
-        self.directory.write_plot(&plot::loss(&self.log.rows, &title)?)
+        let drawn = plot::loss(&self.log.rows, &title).and_then(|svg| self.directory.write_plot(&svg));
+        if let Err(error) = drawn {
+            self.warn("the plot of the loss", &error);
+        }
     }
 
-    /// Draws and writes samples; says so in words where it did.
-    fn samples(&self, trainer: &mut Trainer<'_>, name: &str) -> Result<String> {
-        let png = trainer.with_ema(|network| samples::grid(network, self.run, self.shape));
-        Ok(match png.context("samples")? {
-            Some(png) => format!(", {}", self.directory.write_samples(name, &png)?.display()),
-            None => String::new(),
-        })
+    /// Draws and writes samples, and says in words where they are; what goes wrong is said, and no reason to end a run.
+    fn samples(&mut self, trainer: &mut Trainer<'_>, name: &str) -> String {
+        let png = trainer.with_ema(|network| samples::grid(network, self.run, self.shape, &STOP));
+        match png.and_then(|png| png.map(|png| self.directory.write_samples(name, &png)).transpose()) {
+            Ok(Some(path)) => format!(", {}", path.display()),
+            Ok(None) => String::new(),
+            Err(error) => {
+                self.warn("the samples", &error);
+                String::new()
+            }
+        }
     }
 
-    fn end_epoch(&mut self, trainer: &mut Trainer<'_>, epoch: u64) -> Result<()> {
-        self.plot()?;
-        let samples = self.samples(trainer, &format!("epoch-{epoch:03}.png"))?;
-        let row = self.log.rows.last();
+    fn warn(&mut self, what: &str, error: &anyhow::Error) {
+        self.progress.say(&format!("warning: {what} could not be drawn, and the run goes on: {error:#}"));
+    }
+
+    fn end_epoch(&mut self, trainer: &mut Trainer<'_>, epoch: u64) {
+        self.plot();
+        let samples = self.samples(trainer, &format!("epoch-{epoch:03}.png"));
+        let row = self.log.rows.last().copied();
         let loss = row.map_or_else(String::new, |row| format!(": loss {:.4}", row.loss_ema));
-        let time = console::seconds(Duration::from_secs_f64(trainer.seconds()));
-        self.progress.say(&format!("epoch {epoch}{loss}, {time}{samples}"));
+        self.progress.say(&format!("epoch {epoch}{loss}, {}{samples}", time(trainer)));
         self.progress.pause_over(row.map_or(0, |row| row.images));
-        Ok(())
     }
 }
 
@@ -235,6 +311,7 @@ impl Hooks for Files<'_> {
     }
 
     fn epoch(&mut self, trainer: &mut Trainer<'_>, epoch: u64) -> Result<(), TrainError> {
-        self.end_epoch(trainer, epoch).map_err(TrainError::hook)
+        self.end_epoch(trainer, epoch);
+        Ok(())
     }
 }

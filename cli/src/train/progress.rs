@@ -1,6 +1,6 @@
 //! What a person sees of a run while it goes on, and how it is interrupted.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -20,13 +20,17 @@ const SPEED_INTERVAL: Duration = Duration::from_secs(2);
 pub static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Makes Ctrl-C (and a request to terminate) raise [`STOP`]; a second one ends the process at once.
-pub fn catch_interrupts() {
+pub fn catch_interrupts(common: &Common) {
+    let quiet = common.quiet;
     // Without a handler Ctrl-C ends the process at once, which the last checkpoint survives.
-    let _ = ctrlc::set_handler(|| {
+    let _ = ctrlc::set_handler(move || {
         if STOP.swap(true, Ordering::Relaxed) {
             process::exit(130);
         }
-        eprintln!("\nstopping after this step; Ctrl-C again ends the run without saving");
+        if !quiet {
+            // A closed stderr is no reason to end without saving, which a panic here would do.
+            let _ = writeln!(io::stderr(), "\nstopping after this step; Ctrl-C again ends the run without saving");
+        }
     });
 }
 
@@ -114,7 +118,7 @@ impl<'a> Progress<'a> {
 
     /// Says something above the bar.
     pub fn say(&mut self, text: &str) {
-        if self.bar.is_hidden() || !std::io::stderr().is_terminal() {
+        if self.bar.is_hidden() || !io::stderr().is_terminal() {
             console::report(self.common, text);
         } else {
             self.bar.println(text);
