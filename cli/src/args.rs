@@ -3,12 +3,13 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use tweedie_samplers::{SolverSpec, solver_by_name};
 use tweedie_schedule::{BetaSchedule, Prediction, Spacing};
 
 use crate::bench::BenchArgs;
+use crate::console;
 use crate::convert::ConvertArgs;
 use crate::labels::LabelList;
 use crate::train::TrainArgs;
@@ -81,10 +82,10 @@ pub struct ProcessArgs {
     /// Number of training steps T [default: 1000]
     #[arg(long, value_name = "T", value_parser = train_steps)]
     pub train_steps: Option<usize>,
-    /// First beta [default: 0.0001]
+    /// First beta; not with cosine, which has constants of its own [default: 0.0001]
     #[arg(long, value_name = "B", value_parser = open_unit)]
     pub beta_start: Option<f64>,
-    /// Last beta [default: 0.02]
+    /// Last beta; not with cosine [default: 0.02]
     #[arg(long, value_name = "B", value_parser = open_unit)]
     pub beta_end: Option<f64>,
 }
@@ -93,10 +94,17 @@ impl ProcessArgs {
     /// The rule of the betas.
     ///
     /// # Errors
-    /// If there is no schedule of that name.
-    pub fn betas(&self) -> Result<BetaSchedule, tweedie_schedule::ScheduleError> {
+    /// If there is no schedule of that name, or it does not use a beta that was given; both are usage errors.
+    pub fn betas(&self) -> anyhow::Result<BetaSchedule> {
         let name = self.schedule.as_deref().unwrap_or("linear");
+        let ends = [(self.beta_start, "--beta-start"), (self.beta_end, "--beta-end")];
+        if let ("cosine", Some((_, option))) = (name, ends.iter().find(|(beta, _)| beta.is_some())) {
+            return Err(console::usage(format!(
+                "{option} cannot be given with --schedule cosine, whose betas follow from constants of its own"
+            )));
+        }
         BetaSchedule::from_name(name, self.beta_start.unwrap_or(1e-4), self.beta_end.unwrap_or(0.02))
+            .map_err(|e| console::usage(e.to_string()))
     }
 
     /// T.
@@ -123,6 +131,7 @@ impl ProcessArgs {
 #[command(after_help = "\
 Examples:
   tweedie sample                                       digits 0 to 9, eight of each, to sample.png
+  tweedie sample --labels 3,3,7                        two threes and a seven
   tweedie sample --labels 0-3,7 --per-label 2          two each of 0, 1, 2, 3 and 7
   tweedie sample --labels none --count 25              25 without a label
   tweedie sample --model runs/mnist --steps 100        from a training run
@@ -138,7 +147,8 @@ pub struct SampleArgs {
     /// [default: every label of the model]
     #[arg(long, value_name = "LABELS")]
     pub labels: Option<LabelList>,
-    /// Images for each label [default: 8; 1 if a label is listed twice; 16 for `none` alone]
+    /// Images for each listed label, label by label: image i is of entry i / N of the list
+    /// [default: 1 for each entry of --labels; 8 for each label of the model without it; 16 where all are without a label]
     #[arg(long, value_name = "N", conflicts_with = "count")]
     pub per_label: Option<NonZeroUsize>,
     /// Images in all; the labels are taken in turn
@@ -150,20 +160,22 @@ pub struct SampleArgs {
     /// Sampler [default: that of the model's scheduler config; ddim where there is none]
     #[arg(long, value_name = "NAME", value_parser = names(SolverSpec::NAMES))]
     pub sampler: Option<String>,
-    /// Sampling steps [default: 50 for ddim, every step of the process for ddpm]
+    /// Sampling steps [default: 25 for ddim, every step of the process for ddpm]
     #[arg(long, value_name = "K")]
     pub steps: Option<NonZeroUsize>,
     /// Which steps of the process are visited [default: that of the model; trailing where it has none]
     #[arg(long, value_name = "NAME", value_parser = names(Spacing::NAMES))]
     pub spacing: Option<String>,
     /// Noise added by ddim in each step: 0 is deterministic, 1 as much as ddpm [default: 0]
-    #[arg(long, value_name = "E", value_parser = not_negative)]
+    #[arg(long, value_name = "E", value_parser = closed_unit)]
     pub eta: Option<f64>,
-    /// Guidance scale: 1 is none, 2 to 3 gives clearer digits [default: 2.5 where the network can do without its label]
+    /// Guidance scale: 1 is none, 2 to 3 gives clearer digits
+    /// [default: what the model's config recommends for drawing labels, else 1]
     #[arg(long, value_name = "G", value_parser = finite)]
     pub guidance: Option<f64>,
-    /// What the network predicts [default: that of the model; eps where it does not say]
-    #[arg(long, value_name = "NAME", value_parser = names(Prediction::NAMES))]
+    /// What the network predicts; epsilon, sample and v_prediction are understood too
+    /// [default: that of the model; eps where it does not say]
+    #[arg(long, value_name = "NAME", value_parser = prediction_names())]
     pub prediction: Option<String>,
     /// Noise to use: `initial` [N,C,H,W] and, for samplers that add noise, `steps` [K,N,C,H,W]
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Files", value_parser = safetensors_path)]
@@ -195,7 +207,9 @@ pub struct SampleArgs {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 The input holds `sample` [N,C,H,W], `timestep` [N] (the number that the network sees: from 0 for diffusers models, from 1 for
-book models) and, for networks with labels, `class_labels` [N] (-1: no condition). The output holds `sample` [N,C,H,W] in f32.
+book models) and, for networks with labels, `class_labels` [N]. -1 is no condition, and so is the index of the null row of a
+diffusers model, which is the number of its labels. `sample` may be of any float type, the others of any number type. The output
+holds `sample` [N,C,H,W] in f32.
 
 Example:
   tweedie predict --model runs/mnist --input in.safetensors --out out.safetensors")]
@@ -247,6 +261,18 @@ fn names(list: &'static str) -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(list.split(", "))
 }
 
+/// The names of predictions, and those that diffusers has for them.
+fn prediction_names() -> impl TypedValueParser<Value = String> {
+    let value = |name: &'static str| {
+        let own = Prediction::from_name(name).ok();
+        match own.and_then(Prediction::config_name) {
+            Some(alias) => PossibleValue::new(name).alias(alias),
+            None => PossibleValue::new(name),
+        }
+    };
+    PossibleValuesParser::new(Prediction::NAMES.split(", ").map(value))
+}
+
 /// The most threads; a bound, so that a mistyped number is an error and not the end of the system's threads.
 const MOST_THREADS: usize = 1024;
 
@@ -263,8 +289,9 @@ fn finite(text: &str) -> Result<f64, String> {
     number(text).and_then(|x| if x.is_finite() { Ok(x) } else { Err("expected a finite number".to_owned()) })
 }
 
-fn not_negative(text: &str) -> Result<f64, String> {
-    finite(text).and_then(|x| if x >= 0.0 { Ok(x) } else { Err("expected 0 or more".to_owned()) })
+fn closed_unit(text: &str) -> Result<f64, String> {
+    let inside = |x: f64| (0.0..=1.0).contains(&x);
+    number(text).and_then(|x| if inside(x) { Ok(x) } else { Err("expected a number from 0 to 1".to_owned()) })
 }
 
 fn open_unit(text: &str) -> Result<f64, String> {
@@ -347,7 +374,10 @@ mod tests {
         for wrong in ["0", "1000001", "-1", "1.5"] {
             assert!(train_steps(wrong).is_err(), "{wrong}");
         }
-        assert!(not_negative("-0.5").is_err());
+        for wrong in ["-0.5", "1.001", "nan", "inf"] {
+            assert!(closed_unit(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((closed_unit("0"), closed_unit("1")), (Ok(0.0), Ok(1.0)));
         assert!(finite("inf").is_err());
         assert_eq!(finite("-2.5"), Ok(-2.5));
     }

@@ -56,7 +56,7 @@ pub fn run(args: &ConvertArgs, common: &Common) -> Result<()> {
         Stored::F16 => Dtype::F16,
     };
     let scheduler = model.scheduler.as_ref().map(|(config, _)| Value::Object(config.clone()));
-    let network = Value::Object(model.network.config());
+    let network = Value::Object(model.config());
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     model::write(&args.out, &network, scheduler.as_ref(), model.network.params(), dtype)?;
     console::report(

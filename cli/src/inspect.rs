@@ -103,7 +103,7 @@ fn document(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<Sched
     let mut document = json!({
         "model": model.name,
         "class": model.class_name,
-        "config": network.config(),
+        "config": model.config(),
         "parameters": params.trainable(),
         "tensors": params.table().len(),
         "stored_types": model.stored_types,

@@ -10,15 +10,6 @@ pub struct LabelList(pub Vec<Option<usize>>);
 /// The longest list; a bound, so that a mistyped range is an error and not an allocation of gigabytes.
 const LONGEST: usize = 1 << 16;
 
-impl LabelList {
-    /// Whether a label is listed twice.
-    pub fn repeats(&self) -> bool {
-        let mut sorted = self.0.clone();
-        sorted.sort_unstable();
-        sorted.windows(2).any(|pair| pair[0] == pair[1])
-    }
-}
-
 impl FromStr for LabelList {
     type Err = String;
 
@@ -76,7 +67,7 @@ pub struct Arrangement {
     pub labels: Vec<Option<usize>>,
     /// The column of the picture that each image stands in; empty if the picture has no columns.
     pub columns: Vec<usize>,
-    /// The label of each column.
+    /// The label of each column; that of all images where there are no columns, unless they have none.
     pub headers: Vec<Option<usize>>,
 }
 
@@ -95,9 +86,10 @@ impl Arrangement {
     fn new(entries: &[Option<usize>], of_image: impl Iterator<Item = usize>) -> Self {
         let columns: Vec<usize> = of_image.collect();
         let labels = columns.iter().map(|&column| entries[column]).collect();
-        // One kind of image needs no columns: it becomes a square.
+        // One kind of image needs no columns: it becomes a square, under the one label.
         if entries.iter().all(|entry| *entry == entries[0]) {
-            return Self { labels, columns: Vec::new(), headers: Vec::new() };
+            let headers = entries.first().filter(|entry| entry.is_some()).copied().into_iter().collect();
+            return Self { labels, columns: Vec::new(), headers };
         }
         let used = columns.iter().max().map_or(0, |last| last + 1);
         Self { labels, columns, headers: entries[..used].to_vec() }
@@ -137,13 +129,6 @@ mod tests {
     }
 
     #[test]
-    fn repeated_labels_are_noticed() {
-        assert!(LabelList(vec![Some(3), Some(7), Some(3)]).repeats());
-        assert!(LabelList(vec![None, None]).repeats());
-        assert!(!LabelList(vec![Some(3), None, Some(0)]).repeats());
-    }
-
-    #[test]
     fn label_major_and_in_turn() {
         let entries = [Some(4), Some(2)];
         let by_label = Arrangement::by_label(&entries, 2);
@@ -153,6 +138,9 @@ mod tests {
         assert_eq!(in_turn.labels, [Some(4), Some(2), Some(4)]);
         assert_eq!(in_turn.headers, entries);
         assert_eq!(Arrangement::in_turn(&entries, 1).headers, [Some(4)]);
-        assert!(Arrangement::by_label(&[None], 16).columns.is_empty());
+        let unlabelled = Arrangement::by_label(&[None], 16);
+        assert!(unlabelled.columns.is_empty() && unlabelled.headers.is_empty());
+        let threes = Arrangement::by_label(&[Some(3), Some(3)], 2);
+        assert_eq!((threes.columns, threes.headers), (vec![], vec![Some(3)]));
     }
 }

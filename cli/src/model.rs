@@ -16,6 +16,10 @@ use tweedie_unet::Model;
 /// The name of the bundled model in messages and files.
 pub const BUNDLED: &str = "digits (bundled)";
 
+/// The key of a network's config that recommends a guidance scale. Diffusers takes keys that begin with `_` for metadata and
+/// ignores them.
+pub const GUIDANCE_KEY: &str = "_tweedie_guidance";
+
 const BUNDLED_CONFIG: &str = include_str!("../assets/digits/config.json");
 const BUNDLED_SCHEDULER: &str = include_str!("../assets/digits/scheduler_config.json");
 const BUNDLED_WEIGHTS: &[u8] = include_bytes!("../assets/digits/diffusion_pytorch_model.safetensors");
@@ -40,6 +44,8 @@ pub struct LoadedNetwork {
     pub network: Model,
     /// The scheduler's config and where it was read, if there is one.
     pub scheduler: Option<(Config, PathBuf)>,
+    /// The guidance scale that its config recommends for drawing labels ([`GUIDANCE_KEY`]).
+    pub guidance: Option<f64>,
     /// Bytes of the weights as they are stored.
     pub stored_bytes: u64,
     /// The types that the weights are stored in, such as `F16`.
@@ -96,8 +102,10 @@ fn from_dir(dir: ModelDir, name: String) -> Result<LoadedNetwork> {
     let mut types: Vec<String> = dir.weights.tensors().map(|t| t.dtype.to_string()).collect();
     types.sort();
     types.dedup();
+    let guidance = guidance(&dir.config).with_context(|| dir.config_path.display().to_string())?;
     load_weights(&mut network, &dir.weights)?;
     Ok(LoadedNetwork {
+        guidance,
         name,
         kind: dir.kind,
         class_name: dir.class_name,
@@ -106,6 +114,17 @@ fn from_dir(dir: ModelDir, name: String) -> Result<LoadedNetwork> {
         stored_bytes,
         stored_types: types.join(", "),
     })
+}
+
+/// The guidance scale that a network's config recommends.
+fn guidance(config: &Config) -> Result<Option<f64>> {
+    match config.get(GUIDANCE_KEY) {
+        None => Ok(None),
+        Some(value) => match value.as_f64().filter(|scale| scale.is_finite()) {
+            Some(scale) => Ok(Some(scale)),
+            None => bail!("the key {GUIDANCE_KEY} should be a number, found {value}; correct it or remove it"),
+        },
+    }
 }
 
 /// Fills a network with the tensors of a file, which have to be exactly those that it expects.
@@ -153,6 +172,15 @@ pub fn write(root: &Path, network: &Value, scheduler: Option<&Value>, params: &P
 }
 
 impl LoadedNetwork {
+    /// The network's config, with what it says beside the network itself.
+    pub fn config(&self) -> Config {
+        let mut config = self.network.config();
+        if let Some(scale) = self.guidance {
+            config.insert(GUIDANCE_KEY.into(), scale.into());
+        }
+        config
+    }
+
     /// The number that the network sees for time: from 1 for the textbook network, from 0 for those of diffusers.
     pub fn mapping(&self) -> TimestepMapping {
         match self.kind {

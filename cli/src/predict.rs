@@ -4,8 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use ndarray::Array4;
-use safetensors::SafeTensors;
-use tweedie_checkpoint::{Dtype, Tensor, TensorFile, default_metadata, save_safetensors};
+use tweedie_checkpoint::{Dtype, ModelKind, Tensor, TensorFile, default_metadata, save_safetensors};
 use tweedie_denoiser::{Condition, Network};
 
 use crate::args::{Common, PredictArgs};
@@ -67,12 +66,12 @@ impl Inputs {
         let Ok([n, c, h, w]) = <[usize; 4]>::try_from(shape.as_slice()) else {
             bail!("{name}: the tensor sample should have shape [N,C,H,W], found {shape:?}");
         };
-        let sample = Array4::from_shape_vec((n, c, h, w), file.read_f32("sample")?)?;
+        let sample = Array4::from_shape_vec((n, c, h, w), floats(&file, "sample")?)?;
         if let Some(value) = sample.iter().find(|v| !v.is_finite()) {
-            bail!("{name}: the tensor sample should be finite, found {value}");
+            bail!("{name}: the tensor sample should be finite in f32, found {value}");
         }
-        let timesteps = timesteps(&file, path, n)?;
-        let condition = condition(&file, n)?;
+        let timesteps = timesteps(&file, n)?;
+        let condition = condition(&file, model, n)?;
         Ok(Self { sample, timesteps, condition })
     }
 }
@@ -105,44 +104,51 @@ fn one_per_sample<T: Copy>(file: &TensorFile, tensor: &str, n: usize, values: Ve
     }
 }
 
-fn timesteps(file: &TensorFile, path: &Path, n: usize) -> Result<Vec<f64>> {
+fn timesteps(file: &TensorFile, n: usize) -> Result<Vec<f64>> {
     shape(file, "timestep", "[N]")?;
-    let dtype = file.get("timestep").map(|t| t.dtype);
-    let values: Vec<f64> = match dtype {
-        Some(Dtype::I64 | Dtype::I32) => file.read_i64("timestep")?.into_iter().map(|t| t as f64).collect(),
-        Some(Dtype::F64) => doubles(path, "timestep")?,
-        _ => file.read_f32("timestep")?.into_iter().map(f64::from).collect(),
-    };
-    let values = one_per_sample(file, "timestep", n, values)?;
+    let values = one_per_sample(file, "timestep", n, numbers(file, "timestep")?)?;
     match values.iter().find(|t| !t.is_finite()) {
         Some(t) => bail!("{}: the tensor timestep should be finite, found {t}", file.name()),
         None => Ok(values),
     }
 }
 
-/// A tensor of type F64, which weights never have and [`TensorFile`] therefore does not read.
-fn doubles(path: &Path, tensor: &str) -> Result<Vec<f64>> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let file = SafeTensors::deserialize(&bytes).with_context(|| format!("cannot read {}", path.display()))?;
-    let view = file.tensor(tensor).with_context(|| path.display().to_string())?;
-    let (values, _) = view.data().as_chunks();
-    Ok(values.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect())
+/// A tensor of any float type as f32, in which networks compute.
+///
+/// # Errors
+/// If there is no such tensor, or it has another type.
+pub fn floats(file: &TensorFile, tensor: &str) -> Result<Vec<f32>> {
+    match file.get(tensor).map(|t| t.dtype) {
+        // Without a detour for the types that fit.
+        Some(Dtype::F32 | Dtype::F16 | Dtype::BF16) => Ok(file.read_f32(tensor)?),
+        _ => Ok(file.read_f64(tensor)?.into_iter().map(|v| v as f32).collect()),
+    }
 }
 
-fn condition(file: &TensorFile, n: usize) -> Result<Condition> {
+/// A tensor of any integer or float type.
+fn numbers(file: &TensorFile, tensor: &str) -> Result<Vec<f64>> {
+    match file.get(tensor).map(|t| t.dtype) {
+        Some(Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) => Ok(file.read_f64(tensor)?),
+        _ => Ok(file.read_i64(tensor)?.into_iter().map(|v| v as f64).collect()),
+    }
+}
+
+fn condition(file: &TensorFile, model: &LoadedNetwork, n: usize) -> Result<Condition> {
     if file.get("class_labels").is_none() {
         return Ok(Condition::none(n));
     }
-    let labels = one_per_sample(file, "class_labels", n, file.read_i64("class_labels")?)?;
-    let label = |y: i64| match y {
-        -1 => Ok(None),
-        _ => match usize::try_from(y) {
-            Ok(y) => Ok(Some(y)),
-            Err(_) => bail!(
-                "{}: the tensor class_labels should hold labels from 0, or -1 for no condition, found {y}",
-                file.name()
-            ),
-        },
+    let network = &model.network;
+    // In diffusers the null condition is a row of the class embedding, after those of the labels.
+    let has_null_row = model.kind != ModelKind::Book && network.classes() > 0 && network.has_null_condition();
+    let null_row = has_null_row.then_some(network.classes());
+    let labels = one_per_sample(file, "class_labels", n, numbers(file, "class_labels")?)?;
+    let label = |y: f64| match y {
+        -1.0 => Ok(None),
+        _ if y >= 0.0 && y.fract() == 0.0 => Ok(Some(y as usize).filter(|y| Some(*y) != null_row)),
+        _ => bail!(
+            "{}: the tensor class_labels should hold whole labels from 0, or -1 for no condition, found {y}",
+            file.name()
+        ),
     };
     Ok(Condition::labels(labels.into_iter().map(label).collect::<Result<_>>()?))
 }

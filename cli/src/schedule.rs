@@ -27,7 +27,7 @@ pub fn run(args: &ScheduleArgs, common: &Common) -> Result<()> {
     }
     let tables = Tables::new(&schedule);
     if args.json {
-        // The cosine has constants of its own; its betas are not those of the options.
+        // The cosine has constants of its own.
         let ends = (name != "cosine").then(|| (process.beta_start.unwrap_or(1e-4), process.beta_end.unwrap_or(0.02)));
         console::print_json(&json!({
             "schedule": name,

@@ -9,7 +9,7 @@ use serde_json::Value;
 use thiserror::Error;
 use tweedie_checkpoint::Config;
 use tweedie_samplers::{Clip, SamplerError, SchedulerSpec, SolverSpec, VarianceType};
-use tweedie_schedule::{BetaSchedule, Prediction, Spacing};
+use tweedie_schedule::{BetaSchedule, Prediction, Schedule, ScheduleError, Spacing};
 
 /// The classes whose files can be used as they are, with the sampler that they mean.
 const CLASSES: [(&str, SolverSpec); 2] = [("DDPMScheduler", SolverSpec::ddpm()), ("DDIMScheduler", SolverSpec::ddim())];
@@ -152,8 +152,32 @@ pub fn from_config(config: &Config, path: &Path, wanted: Option<SolverSpec>) -> 
     let steps_offset = reader.integer("steps_offset", 0)?;
     let clip = clip(&mut reader)?;
     let solver = own_keys(&mut reader, solver)?;
+    check_schedule(&reader, &betas, train_steps, rescale_zero_snr)?;
     reader.finish()?;
     Ok(SchedulerSpec { solver, train_steps, betas, rescale_zero_snr, prediction, spacing, steps_offset, clip })
+}
+
+/// Whether the keys make a schedule; the error names the one that does not fit.
+fn check_schedule(
+    reader: &Reader<'_>,
+    betas: &BetaSchedule,
+    train_steps: usize,
+    rescale: bool,
+) -> Result<(), SchedulerError> {
+    let table = matches!(betas, BetaSchedule::Custom(_));
+    let schedule = Schedule::new(betas, train_steps).map_err(|e| {
+        let key = match &e {
+            ScheduleError::Count { operation: "schedule", .. } => "num_train_timesteps",
+            _ if table => "trained_betas",
+            ScheduleError::Parameter { what: "beta start", .. } => "beta_start",
+            _ => "beta_end",
+        };
+        reader.refused(key, &e)
+    })?;
+    if rescale {
+        schedule.rescaled_zero_terminal_snr().map_err(|e| reader.refused("rescale_betas_zero_snr", &e))?;
+    }
+    Ok(())
 }
 
 /// The sampler: the wanted one, else that of the file.

@@ -44,6 +44,11 @@ fn outputs_are_those_of_the_network() {
     bench.succeed(COMMAND);
     assert_eq!(bench.tensor("out.safetensors", "sample").1, expected(&model, &x, &[7.25, 3.0], [None, None]));
 
+    // The null row, as diffusers asks for no condition; labels as floats.
+    save(&bench, &[sample, Tensor::i64("timestep", &[2], &[7, 0]), Tensor::f32("class_labels", &[2], &[3.0, 1.0])]);
+    bench.succeed(COMMAND);
+    assert_eq!(bench.tensor("out.safetensors", "sample").1, expected(&model, &x, &[7.0, 0.0], [None, Some(1)]));
+
     // One timestep for all.
     save(&bench, &[sample, Tensor::i64("timestep", &[], &[11])]);
     bench.succeed(COMMAND);
@@ -51,17 +56,17 @@ fn outputs_are_those_of_the_network() {
 }
 
 #[test]
-fn timesteps_may_be_doubles() {
+fn inputs_may_be_of_the_types_of_numpy() {
     let bench = Bench::new();
     let model = network(&residual_config(), |_, _| {});
     write_residual(&bench.path("model"), &model, &ddpm_config());
     let x = images(8);
     let times = [0.125_f64, 17.5];
     let bytes = |values: Vec<Vec<u8>>| values.concat();
-    let sample = bytes(x.iter().map(|v| v.to_le_bytes().to_vec()).collect());
+    let sample = bytes(x.iter().map(|v| f64::from(*v).to_le_bytes().to_vec()).collect());
     let timestep = bytes(times.iter().map(|v| v.to_le_bytes().to_vec()).collect());
     let header = json!({
-        "sample": {"dtype": "F32", "shape": [2, 1, 8, 8], "data_offsets": [0, sample.len()]},
+        "sample": {"dtype": "F64", "shape": [2, 1, 8, 8], "data_offsets": [0, sample.len()]},
         "timestep": {"dtype": "F64", "shape": [2], "data_offsets": [sample.len(), sample.len() + timestep.len()]},
     });
     let header = header.to_string().into_bytes();
@@ -102,10 +107,11 @@ fn inputs_that_cannot_be_used_are_refused() {
     fail(&[Tensor::f32("sample", &[2, 1, 8, 8], &nan), timestep], &["sample", "finite"]);
     fail(&[Tensor::f32("sample", &[2, 64], x.as_slice().unwrap()), timestep], &["sample", "[N,C,H,W]", "[2, 64]"]);
     fail(&[Tensor::f32("sample", &[2, 4, 4, 4], x.as_slice().unwrap()), timestep], &["channels", "1", "4"]);
-    fail(&[sample, timestep, Tensor::i64("class_labels", &[2], &[3, 0])], &["label 3", "0 to 2"]);
+    fail(&[sample, timestep, Tensor::i64("class_labels", &[2], &[4, 0])], &["label 4", "0 to 2"]);
+    fail(&[sample, timestep, Tensor::f32("class_labels", &[2], &[0.5, 0.0])], &["class_labels", "0.5"]);
+    fail(&[Tensor::i64("sample", &[2, 1, 8, 8], &[0; 128]), timestep], &["sample", "F64, F32"]);
     fail(&[sample, timestep, Tensor::i64("class_labels", &[2], &[-2, 0])], &["class_labels", "-2"]);
     fail(&[sample, timestep, Tensor::i64("class_labels", &[1], &[0])], &["class_labels", "[2]", "[1]"]);
-    fail(&[sample, timestep, Tensor::f32("class_labels", &[2], &[0.0, 1.0])], &["class_labels", "I64"]);
     fail(&[sample, timestep, Tensor::f32("encoder_hidden_states", &[2, 1, 4], &[0.0; 8])], &["encoder_hidden_states"]);
     fail(&[sample, timestep, Tensor::i64("class_label", &[2], &[0, 1])], &["class_label", "class_labels"]);
     std::fs::remove_file(bench.path("in.safetensors")).unwrap();

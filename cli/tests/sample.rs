@@ -48,16 +48,33 @@ fn labels_come_label_by_label_or_in_turn() {
     };
     assert_eq!(labels("--labels 0-1,none --per-label 2"), [0, 0, 1, 1, -1, -1]);
     assert_eq!(labels("--labels 0-1,none --count 5"), [0, 1, -1, 0, 1]);
+    // One image for each entry of the list, and eight of each label where none is listed.
     assert_eq!(labels("--labels 2,2,1"), [2, 2, 1]);
+    assert_eq!(labels("--labels 0,2"), [0, 2]);
+    assert_eq!(labels("--labels 1"), [1]);
+    assert_eq!(labels("--labels none,1"), [-1, 1]);
     assert_eq!(labels("--labels none"), [-1; 16]);
-    assert_eq!(labels("--labels 1"), [1; 8]);
     assert_eq!(labels("--batch 24"), [[0; 8], [1; 8], [2; 8]].concat());
 }
 
 #[test]
 fn saved_noise_replays() {
     let bench = bench();
-    for sampler in ["ddpm", "ddim --eta 1", "ddim --eta 0"] {
+    let scheduler = |variance: &str| {
+        let mut config = ddpm_config();
+        config["variance_type"] = variance.into();
+        std::fs::write(bench.path("model").join("scheduler/scheduler_config.json"), config.to_string()).unwrap();
+    };
+    for (variance, sampler, draws) in [
+        // A move to abar = 1 adds no noise, but for the large variance where it does not start at step 1.
+        ("fixed_small", "ddpm", 4),
+        ("fixed_small", "ddpm --spacing trailing", 4),
+        ("fixed_large", "ddpm", 4),
+        ("fixed_large", "ddpm --spacing trailing", 5),
+        ("fixed_small", "ddim --eta 1", 4),
+        ("fixed_small", "ddim --eta 0", 0),
+    ] {
+        scheduler(variance);
         let options = format!("--model model --labels 0,1 --per-label 2 --steps 5 --sampler {sampler}");
         bench.succeed(&format!("sample {options} --seed 9 --batch 3 --save-noise z.safetensors --out a.npy"));
         bench.succeed(&format!("sample {options} --seed 1 --noise z.safetensors --out b.npy"));
@@ -65,12 +82,7 @@ fn saved_noise_replays() {
         let (initial, values) = bench.tensor("z.safetensors", "initial");
         assert_eq!(initial, [4, 1, 8, 8]);
         assert!(values.iter().any(|v| *v != values[0]));
-        let draws = match sampler {
-            "ddim --eta 0" => 0,
-            // The last move ends at the data, where neither sampler adds noise.
-            _ => 4,
-        };
-        assert_eq!(bench.tensor("z.safetensors", "steps").0, [draws, 4, 1, 8, 8], "{sampler}");
+        assert_eq!(bench.tensor("z.safetensors", "steps").0, [draws, 4, 1, 8, 8], "{variance}, {sampler}");
     }
     // Without a number of images, there are as many as the noise is for.
     bench.succeed(
@@ -119,6 +131,12 @@ fn a_png_shows_the_images_and_tells_how_they_were_made() {
     assert_eq!(parameters["spacing"], "leading");
     assert_eq!(parameters["eta"], Value::Null);
     assert_eq!(parameters["guidance"], 1.5);
+    let process = json!({
+        "schedule": "linear", "beta_start": 0.001, "beta_end": 0.3, "betas": null, "train_steps": 20,
+        "rescale_betas_zero_snr": false, "clip": {"range": 1.0}, "steps_offset": 0, "variance_type": "fixed_small",
+        "set_alpha_to_one": null, "use_clipped_model_output": null,
+    });
+    assert_eq!(parameters["process"], process);
     // 8 x 8 images twelve times enlarged: two columns of three, below a header.
     let (cell, gap, margin, header) = (96, 3, 8, 24);
     assert_eq!((info.width, info.height), (2 * cell + gap + 2 * margin, header + 3 * cell + 2 * gap + 2 * margin));
@@ -142,14 +160,60 @@ fn options_change_the_scheduler_and_the_config_decides_the_rest() {
     };
     let own = document("");
     assert_eq!((&own["sampler"], &own["steps"], &own["spacing"]), (&json!("ddpm"), &json!(20), &json!("leading")));
-    assert_eq!((&own["guidance"], &own["shape"]), (&json!(2.5), &json!([1, 1, 8, 8])));
+    assert_eq!((&own["guidance"], &own["shape"]), (&json!(1.0), &json!([1, 1, 8, 8])));
     let other =
         document("--sampler ddim --steps 5 --spacing trailing --eta 0.25 --prediction v --guidance 1 --labels 1");
     assert_eq!((&other["sampler"], &other["steps"], &other["eta"]), (&json!("ddim"), &json!(5), &json!(0.25)));
     assert_eq!((&other["spacing"], &other["prediction"]), (&json!("trailing"), &json!("v")));
     assert_eq!((&other["guidance"], &other["labels"]), (&json!(1.0), &json!([1])));
-    assert_eq!(document("--labels none")["guidance"], 1.0);
     assert_eq!(document("--sampler ddim")["steps"], 20);
+    for (alias, name) in [("epsilon", "eps"), ("sample", "x0"), ("v_prediction", "v")] {
+        assert_eq!(document(&format!("--steps 1 --prediction {alias}"))["prediction"], name);
+    }
+}
+
+#[test]
+fn the_config_of_a_network_recommends_the_guidance() {
+    let bench = bench();
+    let path = bench.path("model").join("unet/config.json");
+    let own: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let recommend = |scale: Value| {
+        let mut config = own.clone();
+        config["_tweedie_guidance"] = scale;
+        std::fs::write(&path, config.to_string()).unwrap();
+    };
+    let guidance = |options: &str| -> Value {
+        let text = bench.succeed(&format!("sample --count 1 --steps 1 --out x.npy --json {options}"));
+        serde_json::from_str::<Value>(&text).unwrap()["guidance"].clone()
+    };
+    recommend(json!(1.75));
+    assert_eq!(guidance("--model model"), 1.75);
+    assert_eq!(guidance("--model model --guidance 3"), 3.0);
+    assert_eq!(guidance("--model model --labels none"), 1.0);
+    bench.succeed("convert --model model --out converted");
+    assert_eq!(guidance("--model converted"), 1.75);
+    for wrong in [json!("2.5"), json!(null), json!([2.5])] {
+        recommend(wrong);
+        bench.fail("sample --model model --out y.npy", 1, &["config.json", "_tweedie_guidance"]);
+    }
+}
+
+#[test]
+fn scheduler_files_with_values_that_make_no_process_are_refused() {
+    let bench = bench();
+    let scheduler = bench.path("model").join("scheduler/scheduler_config.json");
+    for (key, value) in [
+        ("beta_start", json!(1.5)),
+        ("trained_betas", json!([0.1, 0.2])),
+        ("num_train_timesteps", json!(0)),
+        // With every step of the process there is no room for an offset.
+        ("steps_offset", json!(1)),
+    ] {
+        let mut config = ddpm_config();
+        config[key] = value;
+        std::fs::write(&scheduler, config.to_string()).unwrap();
+        bench.fail("sample --model model --out x.npy", 1, &["scheduler_config.json", key]);
+    }
 }
 
 #[test]
@@ -162,7 +226,7 @@ fn a_book_directory_is_drawn_from_without_a_scheduler() {
     let text = bench.succeed("sample --model book --labels 3,7 --per-label 1 --steps 2 --out x.safetensors --json");
     let document: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&document["sampler"], &document["spacing"]), (&json!("ddim"), &json!("trailing")));
-    assert_eq!((&document["prediction"], &document["guidance"]), (&json!("eps"), &json!(2.5)));
+    assert_eq!((&document["prediction"], &document["guidance"]), (&json!("eps"), &json!(1.0)));
     assert_eq!(bench.tensor("x.safetensors", "sample").0, [2, 1, 28, 28]);
     bench.succeed(
         "sample --model book --labels none --count 1 --steps 1 --train-steps 10 --schedule cosine --out y.npy",
@@ -205,7 +269,12 @@ fn an_oracle_draws_its_own_distribution() {
     assert_eq!(first + second, 400);
     // Three standard deviations of a binomial of 400 draws with p = 3/4 are 26.
     assert!((274..=326).contains(&first), "{first} of 400");
+    let text = bench.succeed("sample --model oracle.json --count 1 --out x.npy --json");
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["steps"], 25);
     bench.fail("sample --model oracle.json --labels 5 --out y.npy", 2, &["--labels 5", "4,6"]);
+    let cosine = "sample --model oracle.json --schedule cosine --out y.npy";
+    bench.fail(&format!("{cosine} --beta-start 0.1"), 2, &["--beta-start", "cosine"]);
+    bench.fail(&format!("{cosine} --beta-end 0.1"), 2, &["--beta-end", "cosine"]);
     std::fs::write(bench.path("bad.json"), "{\"kind\": \"gaussian-mixture\", \"shape\": [1, 1, 1]}").unwrap();
     bench.fail("sample --model bad.json --out y.npy", 1, &["bad.json", "components"]);
 }
@@ -226,6 +295,8 @@ fn wrong_command_lines_end_with_2() {
         ("--out x", ".npy"),
         ("--noise z.npy", ".safetensors"),
         ("--eta -1", "--eta"),
+        ("--sampler ddim --eta 1.5", "--eta"),
+        ("--out x.safetensors --save-noise ./x.safetensors", "--save-noise"),
         ("--guidance nan", "--guidance"),
         ("--prediction noise", "eps"),
         ("--seed -1", "--seed"),
@@ -346,7 +417,7 @@ fn images_of_unknown_size_need_the_option() {
     config.insert("sample_size".into(), Value::Null);
     write_single(&bench.path("model"), &network(&config, |_, _| {}), None);
     bench.fail("sample --model model --out x.npy", 1, &["sample_size", "--size"]);
-    bench.fail("sample --model model --size 7 --out x.npy", 1, &["7 x 7", "multiples of 2"]);
+    bench.fail("sample --model model --size 7 --out x.npy", 2, &["--size", "7 x 7", "multiples of 2"]);
     bench.succeed("sample --model model --size 4x6 --count 2 --steps 2 --out x.safetensors");
     assert_eq!(bench.tensor("x.safetensors", "sample").0, [2, 1, 4, 6]);
 }

@@ -78,6 +78,7 @@ fn schedules_that_do_not_exist_are_refused() {
     bench.fail("schedule --train-steps 0", 2, &["--train-steps"]);
     bench.fail("schedule --beta-end 1.5", 2, &["--beta-end"]);
     bench.fail("schedule --beta-start -0.1", 2, &["--beta-start"]);
+    bench.fail("schedule --schedule cosine --beta-end 0.1", 2, &["--beta-end", "cosine"]);
     bench.fail("schedule --plot x.png", 2, &[".svg"]);
     bench.fail("schedule --plot nowhere/x.svg", 1, &["nowhere/x.svg"]);
 }

@@ -49,7 +49,7 @@ impl Layout {
     /// The layout of samples of `shape` `[N, C, H, W]`.
     ///
     /// `columns[i]` is the column of sample i; samples of a column stand below each other in their order. Without columns
-    /// the grid is about square, row by row. `headers` has one entry per column, or none at all.
+    /// the grid is about square, row by row. `headers` has one entry per column, or one for the whole grid, or none at all.
     ///
     /// # Errors
     /// If there is no sample, the samples have neither 1 nor 3 channels, or the picture would be absurdly large.
@@ -112,7 +112,13 @@ impl Layout {
     /// Enlargement of the letters: as preferred, unless the longest header would not fit its column.
     fn letter(&self) -> usize {
         let longest = self.headers.iter().map(|h| h.chars().count()).max().unwrap_or(0);
-        if 8 * LETTER * longest <= self.width * self.scale { LETTER } else { 1 }
+        if 8 * LETTER * longest <= self.header_width() { LETTER } else { 1 }
+    }
+
+    /// Width that a header is centred in: that of its column, or that of all columns if there is one header for them.
+    fn header_width(&self) -> usize {
+        let columns = if self.headers.len() == 1 { self.columns } else { 1 };
+        columns * (self.width * self.scale + GAP) - GAP
     }
 
     /// Draws samples `[N, C, H, W]` whose values lie in `range`; values outside are clamped.
@@ -126,7 +132,7 @@ impl Layout {
         let column_left = |column: usize| MARGIN + column * (self.width * self.scale + GAP);
         for (column, header) in self.headers.iter().enumerate() {
             let text_width = 8 * self.letter() * header.chars().count();
-            let left = (column_left(column) + (self.width * self.scale) / 2).saturating_sub(text_width / 2);
+            let left = (column_left(column) + self.header_width() / 2).saturating_sub(text_width / 2);
             canvas.write(header, left, MARGIN, self.letter());
         }
         for (sample, &(column, row)) in samples.axis_iter(Axis(0)).zip(&self.cells) {
@@ -211,6 +217,17 @@ mod tests {
         assert_eq!((layout.columns, layout.rows, layout.scale), (4, 3, 3));
         assert_eq!(layout.cells[5], (1, 1));
         assert_eq!(layout.header_height(), 0);
+    }
+
+    #[test]
+    fn one_header_stands_above_the_middle_of_all_columns() {
+        let samples = Array4::from_elem((9, 1, 32, 32), 0.0);
+        let canvas = Layout::new([9, 1, 32, 32], &[], vec!["7".into()]).unwrap().draw(samples.view(), Range::ZeroOne);
+        let (cell, top) = (96, MARGIN + 16 + MARGIN);
+        assert_eq!((canvas.width, canvas.height), (3 * cell + 2 * GAP + 2 * MARGIN, top + 3 * cell + 2 * GAP + MARGIN));
+        let ink: Vec<usize> = (0..canvas.width).filter(|&x| (0..top).any(|y| pixel(&canvas, x, y) == INK)).collect();
+        let middle = canvas.width / 2;
+        assert!(!ink.is_empty() && ink.iter().all(|x| x.abs_diff(middle) <= 8), "{ink:?} around {middle}");
     }
 
     #[test]

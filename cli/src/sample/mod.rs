@@ -38,6 +38,12 @@ const BATCH: usize = 32;
 /// no output file.
 pub fn run(args: &SampleArgs, common: &Common) -> Result<()> {
     let start = Instant::now();
+    if let Some(path) = args.save_noise.as_deref().filter(|path| output::same_file(path, &args.out)) {
+        return Err(console::usage(format!(
+            "--out and --save-noise both name {}; give two files, or the noise would overwrite the images",
+            path.display()
+        )));
+    }
     let model = model::open(args.model.model.as_deref())?;
     let spec = plan::scheduler(&model, &args.into())?;
     let steps = plan::steps(args.steps.map(Into::into), &spec)?;
@@ -47,7 +53,7 @@ pub fn run(args: &SampleArgs, common: &Common) -> Result<()> {
     let guidance = plan::guidance(args.guidance, &model, labelled)?;
     let shape = plan::shape(&model, arrangement.labels.len(), args.size)?;
     let output = Output::plan(&args.out, shape, &arrangement)?;
-    let draws = plan::draws(&spec, steps)?;
+    let draws = plan::draws(&model, &spec, steps)?;
     if let Some(path) = &args.save_noise {
         output::check_directory(path)?;
         plan::check_record(shape, draws)?;

@@ -7,6 +7,8 @@ use ndarray::{Array4, Array5};
 use tweedie_checkpoint::{Dtype, Tensor, TensorFile, default_metadata, save_safetensors};
 use tweedie_denoiser::{RecordedNoise, ReplayNoise};
 
+use crate::predict::floats;
+
 /// A file of noise, opened but not read.
 pub struct NoiseFile {
     file: TensorFile,
@@ -85,7 +87,7 @@ impl NoiseFile {
     }
 
     fn values(&self, tensor: &str) -> Result<Vec<f32>> {
-        let values = self.file.read_f32(tensor)?;
+        let values = floats(&self.file, tensor)?;
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
             bail!("{}: the tensor {tensor} should be finite, found {} at element {at}", self.file.name(), values[at]);
         }

@@ -86,6 +86,16 @@ impl Output {
     }
 }
 
+/// Whether two paths name the same file, which need not exist.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    let resolved = |path: &Path| {
+        let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+        let whole = path.canonicalize().ok();
+        whole.or_else(|| Some(directory.canonicalize().ok()?.join(path.file_name()?)))
+    };
+    a == b || resolved(a).is_some_and(|a| Some(a) == resolved(b))
+}
+
 /// Whether a file could be written to a path, as far as that is known before the work.
 ///
 /// # Errors

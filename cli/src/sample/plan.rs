@@ -6,23 +6,21 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tweedie_checkpoint::ModelKind;
 use tweedie_denoiser::{Component, DenoiserError, Mean, MixtureOracle, Noise, Purpose};
-use tweedie_samplers::{Clip, Plan, SchedulerSpec, SolverSpec};
-use tweedie_schedule::{Prediction, Spacing};
+use tweedie_samplers::{Clip, Plan, SamplerError, SchedulerSpec, SolverSpec};
+use tweedie_schedule::{BetaSchedule, Prediction, ScheduleError, Spacing};
 
 use crate::args::{self, ProcessArgs, SampleArgs};
 use crate::console::usage;
-use crate::labels::{self, Arrangement};
+use crate::labels::Arrangement;
 use crate::model::{Loaded, LoadedNetwork};
 use crate::scheduler;
 
-/// Images for each label, unless told otherwise.
+/// Images for each label of the model, where none is listed.
 const PER_LABEL: usize = 8;
 /// Images without a label, unless told otherwise.
 const UNLABELLED: usize = 16;
 /// Sampling steps of solvers that may leave out steps of the process.
-const STEPS: usize = 50;
-/// Guidance of a network that can do without its label.
-const GUIDANCE: f64 = 2.5;
+const STEPS: usize = 25;
 /// The most images that one run draws.
 const MOST_IMAGES: usize = 1 << 22;
 /// The most numbers that one run draws (1 GiB as f32).
@@ -71,7 +69,7 @@ pub fn scheduler(model: &Loaded, options: &Overrides<'_>) -> Result<SchedulerSpe
         spec.spacing = Spacing::from_name(name)?;
     }
     if let Some(name) = options.prediction {
-        spec.prediction = Prediction::from_name(name)?;
+        spec.prediction = Prediction::from_name(name).or_else(|e| Prediction::from_config_name(name).map_err(|_| e))?;
     }
     if let Some(eta) = options.eta {
         match &mut spec.solver {
@@ -99,14 +97,16 @@ fn of_network(network: &LoadedNetwork, wanted: Option<SolverSpec>, process: &Pro
 
 /// The scheduler of a model that does not name one.
 fn usual(wanted: Option<SolverSpec>, process: &ProcessArgs, clip: Clip) -> Result<SchedulerSpec> {
-    Ok(SchedulerSpec {
+    let spec = SchedulerSpec {
         solver: wanted.unwrap_or(SolverSpec::ddim()),
         train_steps: process.steps(),
         betas: process.betas()?,
         spacing: Spacing::Trailing,
         clip,
         ..SchedulerSpec::default()
-    })
+    };
+    spec.schedule().map_err(|e| usage(e.to_string()))?;
+    Ok(spec)
 }
 
 /// The number of sampling steps.
@@ -160,10 +160,9 @@ pub fn arrangement(model: &Loaded, args: &SampleArgs, noise: Option<usize>) -> R
         }
         Some(count) if count > 0 => Ok(Arrangement::in_turn(&entries, count)),
         _ => {
-            let repeats = args.labels.as_ref().is_some_and(labels::LabelList::repeats);
             let per_label = match entries.as_slice() {
                 [None] => UNLABELLED,
-                _ if repeats => 1,
+                _ if args.labels.is_some() => 1,
                 _ => PER_LABEL,
             };
             Ok(Arrangement::by_label(&entries, per_label))
@@ -222,8 +221,12 @@ pub fn guidance(wanted: Option<f64>, model: &Loaded, labelled: bool) -> Result<f
         ))),
         Some(scale) => Ok(scale),
         // An oracle is exact under a label already: guidance would draw from another distribution.
-        None if labelled && matches!(model, Loaded::Network(_)) && model.has_null_condition() => Ok(GUIDANCE),
-        None => Ok(1.0),
+        None => Ok(match model {
+            Loaded::Network(network) if labelled && known && model.has_null_condition() => {
+                network.guidance.unwrap_or(1.0)
+            }
+            _ => 1.0,
+        }),
     }
 }
 
@@ -251,10 +254,14 @@ pub fn shape(model: &Loaded, count: usize, size: Option<[usize; 2]>) -> Result<[
             };
             let multiple = network.size_multiple();
             if h == 0 || w == 0 || h % multiple != 0 || w % multiple != 0 {
-                bail!(
+                let problem = format!(
                     "{}: images of {h} x {w} do not fit this network; both should be multiples of {multiple}",
                     model.name
                 );
+                match size {
+                    Some(_) => return Err(usage(format!("--size {h}x{w}: {problem}"))),
+                    None => bail!(problem),
+                }
             }
             [network.in_channels(), h, w]
         }
@@ -290,9 +297,23 @@ pub fn check_record(shape: [usize; 4], draws: usize) -> Result<()> {
 /// The plan is run on a single number, since whether a step adds noise depends on the plan alone.
 ///
 /// # Errors
-/// If the plan cannot be run at all.
-pub fn draws(spec: &SchedulerSpec, steps: usize) -> Result<usize> {
-    let mut plan = spec.plan(steps)?;
+/// If the plan cannot be run at all; the message names the file and the key that are to blame, where there is one.
+pub fn draws(model: &Loaded, spec: &SchedulerSpec, steps: usize) -> Result<usize> {
+    let mut plan = match (spec.plan(steps), model) {
+        (Ok(plan), _) => plan,
+        (Err(e), Loaded::Network(network)) => match &network.scheduler {
+            Some((_, path)) => {
+                let key = match &e {
+                    SamplerError::Schedule(ScheduleError::GridRange { .. }) => "the key steps_offset",
+                    SamplerError::ZeroSnr { .. } => "the key rescale_betas_zero_snr",
+                    _ => "the scheduler",
+                };
+                bail!("{}: {key} cannot be used with {steps} steps: {e}", path.display())
+            }
+            None => return Err(e.into()),
+        },
+        (Err(e), Loaded::Oracle(_)) => return Err(e.into()),
+    };
     let trial = MixtureOracle::new(
         [1, 1, 1],
         vec![Component { weight: 1.0, mean: Mean::Constant(0.0), std: 1.0, label: None }],
@@ -330,11 +351,44 @@ pub fn parameters(
     steps: usize,
     guidance: f64,
 ) -> Value {
-    let eta = match spec.solver {
-        SolverSpec::Ddim { eta, .. } => Some(eta),
-        _ => None,
+    let (mut eta, mut to_one, mut clipped, mut variance) = (None, None, None, None);
+    match spec.solver {
+        SolverSpec::Ddim { eta: own, use_clipped_model_output, set_alpha_to_one } => {
+            (eta, to_one, clipped) = (Some(own), Some(set_alpha_to_one), Some(use_clipped_model_output));
+        }
+        SolverSpec::Ddpm { variance: own } => variance = Some(own.config_name()),
+        _ => {}
+    }
+    let (betas, start, end, table) = match &spec.betas {
+        BetaSchedule::Linear { start, end } => ("linear", Some(start), Some(end), None),
+        BetaSchedule::ScaledLinear { start, end } => ("scaled-linear", Some(start), Some(end), None),
+        BetaSchedule::Sqrt { start, end } => ("sqrt", Some(start), Some(end), None),
+        BetaSchedule::Sigmoid { start, end } => ("sigmoid", Some(start), Some(end), None),
+        BetaSchedule::Exponential { start, end } => ("exponential", Some(start), Some(end), None),
+        BetaSchedule::Cosine { .. } => ("cosine", None, None, None),
+        BetaSchedule::Custom(table) => ("table", None, None, Some(table)),
+        _ => ("unknown", None, None, None),
+    };
+    let clip = match spec.clip {
+        Clip::None => json!(null),
+        Clip::Range(range) => json!({ "range": range }),
+        Clip::Dynamic { ratio, max } => json!({ "ratio": ratio, "max": max }),
+        _ => json!("unknown"),
     };
     json!({
+        "process": {
+            "schedule": betas,
+            "beta_start": start,
+            "beta_end": end,
+            "betas": table,
+            "train_steps": spec.train_steps,
+            "rescale_betas_zero_snr": spec.rescale_zero_snr,
+            "clip": clip,
+            "steps_offset": spec.steps_offset,
+            "variance_type": variance,
+            "set_alpha_to_one": to_one,
+            "use_clipped_model_output": clipped,
+        },
         "model": model.name(),
         "seed": args.seed,
         "labels": arrangement.labels,

@@ -89,6 +89,13 @@ fn refusals_name_file_and_key() {
         (serde_json::json!({"clip_sample": 1}), "clip_sample"),
         (serde_json::json!({"trained_betas": [0.1, "x"]}), "trained_betas"),
         (serde_json::json!({"_class_name": 7}), "_class_name"),
+        (serde_json::json!({"beta_start": 1.5}), "beta_start"),
+        (serde_json::json!({"beta_end": 0.0}), "beta_end"),
+        (serde_json::json!({"num_train_timesteps": 0}), "num_train_timesteps"),
+        (serde_json::json!({"num_train_timesteps": 0, "trained_betas": []}), "num_train_timesteps"),
+        (serde_json::json!({"trained_betas": [0.1, 0.2]}), "trained_betas"),
+        (serde_json::json!({"trained_betas": [0.1, 1.2], "num_train_timesteps": 2}), "trained_betas"),
+        (serde_json::json!({"rescale_betas_zero_snr": true, "num_train_timesteps": 1}), "rescale_betas_zero_snr"),
     ] {
         let message = read(config, None).unwrap_err();
         assert!(message.contains("dir/scheduler_config.json") && message.contains(key), "{key}: {message}");
