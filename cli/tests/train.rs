@@ -174,6 +174,25 @@ fn a_run_that_has_lost_its_state_is_not_started_again() {
 }
 
 #[test]
+fn a_new_run_writes_over_no_log() {
+    let bench = bench();
+    bench.succeed("train --config tiny.toml --out run --steps 2 --quiet");
+    std::fs::create_dir(bench.path("left")).unwrap();
+    let log = bench.bytes("run/log.csv");
+    for (text, parts) in [(&log[..], ["left holds a run", "--out"]), (b"my,notes\n", ["log.csv", "my,notes"])] {
+        std::fs::write(bench.path("left/log.csv"), text).unwrap();
+        bench.fail("train --config tiny.toml --out left", 1, &parts);
+        assert_eq!(bench.bytes("left/log.csv"), text);
+        assert!(!bench.path("left/train.toml").exists());
+    }
+    // A log without rows is what a kill before the first step leaves.
+    std::fs::write(bench.path("left/log.csv"), &log[..log.iter().position(|&byte| byte == b'\n').unwrap() + 1])
+        .unwrap();
+    bench.succeed("train --config tiny.toml --out left --steps 2 --quiet");
+    assert_same_run(&bench, "run", "left");
+}
+
+#[test]
 fn a_run_that_was_killed_before_its_first_state_starts_again() {
     let bench = bench();
     bench.succeed("train --config tiny.toml --out straight --steps 3 --quiet");

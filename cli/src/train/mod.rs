@@ -43,7 +43,8 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
 
 /// A new run needs a directory that holds none.
 fn check_free(directory: &RunDirectory) -> Result<()> {
-    if directory.is_taken() {
+    // A log of steps would be written over, even if it is all that is left of a run.
+    if directory.is_taken() || (directory.root().is_dir() && directory.has_logged()?) {
         bail!(
             "{} holds a run or a model already; go on with it by --resume, or choose another directory with --out",
             directory.root().display()
