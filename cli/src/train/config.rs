@@ -324,7 +324,7 @@ impl RunConfig {
     pub fn model_config(&self, network: &dyn Network) -> Value {
         let mut config = self.network.clone();
         if let Some(scale) = self.guidance(network) {
-            config.insert("_tweedie_guidance".to_owned(), json!(scale));
+            config.insert(crate::model::GUIDANCE_KEY.to_owned(), json!(scale));
         }
         Value::Object(config)
     }
