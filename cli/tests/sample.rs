@@ -91,6 +91,26 @@ fn saved_noise_replays() {
     assert_eq!(bench.tensor("c.safetensors", "sample").0, [4, 1, 8, 8]);
 }
 
+/// The default type of numpy's numbers.
+#[test]
+fn noise_may_be_doubles() {
+    let bench = bench();
+    let options = "sample --model model --labels 0,1 --steps 3 --sampler ddpm";
+    bench.succeed(&format!("{options} --seed 5 --save-noise z.safetensors --out a.npy"));
+    let (mut header, mut data) = (json!({}), Vec::new());
+    for name in ["initial", "steps"] {
+        let (shape, values) = bench.tensor("z.safetensors", name);
+        let start = data.len();
+        data.extend(values.iter().flat_map(|v| f64::from(*v).to_le_bytes()));
+        header[name] = json!({"dtype": "F64", "shape": shape, "data_offsets": [start, data.len()]});
+    }
+    let header = header.to_string().into_bytes();
+    let file = [(header.len() as u64).to_le_bytes().to_vec(), header, data].concat();
+    std::fs::write(bench.path("doubles.safetensors"), file).unwrap();
+    bench.succeed(&format!("{options} --seed 6 --noise doubles.safetensors --out b.npy"));
+    assert_eq!(bench.bytes("a.npy"), bench.bytes("b.npy"));
+}
+
 #[test]
 fn raw_outputs_hold_the_same_numbers() {
     let bench = bench();

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use tweedie_checkpoint::ModelKind;
 use tweedie_denoiser::{Component, DenoiserError, Mean, MixtureOracle, Noise, Purpose};
@@ -299,21 +299,7 @@ pub fn check_record(shape: [usize; 4], draws: usize) -> Result<()> {
 /// # Errors
 /// If the plan cannot be run at all; the message names the file and the key that are to blame, where there is one.
 pub fn draws(model: &Loaded, spec: &SchedulerSpec, steps: usize) -> Result<usize> {
-    let mut plan = match (spec.plan(steps), model) {
-        (Ok(plan), _) => plan,
-        (Err(e), Loaded::Network(network)) => match &network.scheduler {
-            Some((_, path)) => {
-                let key = match &e {
-                    SamplerError::Schedule(ScheduleError::GridRange { .. }) => "the key steps_offset",
-                    SamplerError::ZeroSnr { .. } => "the key rescale_betas_zero_snr",
-                    _ => "the scheduler",
-                };
-                bail!("{}: {key} cannot be used with {steps} steps: {e}", path.display())
-            }
-            None => return Err(e.into()),
-        },
-        (Err(e), Loaded::Oracle(_)) => return Err(e.into()),
-    };
+    let mut plan = spec.plan(steps).map_err(|e| refused(model, steps, e))?;
     let trial = MixtureOracle::new(
         [1, 1, 1],
         vec![Component { weight: 1.0, mean: Mean::Constant(0.0), std: 1.0, label: None }],
@@ -326,6 +312,18 @@ pub fn draws(model: &Loaded, spec: &SchedulerSpec, steps: usize) -> Result<usize
     })
     .context("the sampler cannot run with these options")?;
     Ok(counter.0.get())
+}
+
+/// The error of a plan, with the scheduler file that it comes from.
+fn refused(model: &Loaded, steps: usize, error: SamplerError) -> anyhow::Error {
+    let Loaded::Network(network) = model else { return error.into() };
+    let Some((_, path)) = &network.scheduler else { return error.into() };
+    let part = match &error {
+        SamplerError::Schedule(ScheduleError::GridRange { .. }) => "the key steps_offset",
+        SamplerError::ZeroSnr { .. } => "the key rescale_betas_zero_snr",
+        _ => "the scheduler",
+    };
+    anyhow!("{}: {part} cannot be used with {steps} steps: {error}", path.display())
 }
 
 /// Noise of zeros that counts how often it was drawn after the first state.
