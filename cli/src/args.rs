@@ -148,7 +148,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "LABELS")]
     pub labels: Option<LabelList>,
     /// Images for each listed label, label by label: image i is of entry i / N of the list
-    /// [default: 1 for each entry of --labels; 8 for each label of the model without it; 16 where all are without a label]
+    /// [default: 1 for each entry of --labels; 8 for each label of the model without it; 16 for `none` alone]
     #[arg(long, value_name = "N", conflicts_with = "count")]
     pub per_label: Option<NonZeroUsize>,
     /// Images in all; the labels are taken in turn
