@@ -26,6 +26,10 @@ fn numbers(len: usize, seed: u64) -> Vec<f32> {
     (0..len as u64).map(|i| (mix(mix(i)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
 }
 
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
 /// Compares some outputs with the sum that defines them.
 fn verify(d: &ConvDims, x: &[f32], w: &[f32], y: &[f32]) {
     let (out_h, out_w) = (d.out_h(), d.out_w());
@@ -59,6 +63,14 @@ fn convolutions(criterion: &mut Criterion) {
         filter.pack(&w, true);
         forward(&d, &x, &filter, None, &mut y);
         verify(&d, &x, &w, &y);
+        // The gradients belong to the adjoint maps: <dy, conv x> = <dx, x> = <dw, w>.
+        backward_input(&d, &filter, &dy, &mut dx);
+        backward_weight(&d, &x, &dy, &mut dw, None);
+        let (along_y, scale) = (dot(&dy, &y), dot(&y, &y).sqrt() * dot(&dy, &dy).sqrt());
+        for (name, product) in [("input", dot(&dx, &x)), ("weight", dot(&dw, &w))] {
+            let error = (product - along_y).abs() / scale;
+            assert!(error < 1e-6, "{d:?}: the gradient of the {name} is off by {error:e}; a wrong kernel is not timed");
+        }
         let name = format!("{}x{}x{}x{} to {} k{} s{}", d.n, d.h, d.w, d.c_in, d.c_out, d.kernel, d.stride);
         let mut group = criterion.benchmark_group(name);
         group.sample_size(10).throughput(Throughput::Elements(d.flops()));

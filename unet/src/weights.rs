@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rayon::prelude::*;
 use tweedie_denoiser::{Params, Role};
 use tweedie_kernels::conv::Filter;
 
@@ -22,10 +23,11 @@ pub(crate) struct Pass<'a> {
 /// Where one weight to be packed lies, and its shape.
 #[derive(Clone, Debug)]
 pub(crate) struct FilterSpec {
-    kernel: usize,
-    c_in: usize,
-    c_out: usize,
-    weight: Range<usize>,
+    pub kernel: usize,
+    pub stride: usize,
+    pub c_in: usize,
+    pub c_out: usize,
+    pub weight: Range<usize>,
 }
 
 /// Collects the parameters of the layers while a network is being built.
@@ -44,8 +46,8 @@ impl Builder {
     }
 
     /// Registers a convolution weight (OIHW) to be packed.
-    pub fn filter(&mut self, kernel: usize, c_in: usize, c_out: usize, weight: Range<usize>) -> usize {
-        self.filters.push(FilterSpec { kernel, c_in, c_out, weight });
+    pub fn filter(&mut self, spec: FilterSpec) -> usize {
+        self.filters.push(spec);
         self.filters.len() - 1
     }
 
@@ -128,13 +130,17 @@ impl Weights {
     }
 
     fn empty(&self) -> Vec<Filter> {
-        self.specs.iter().map(|s| Filter::new(s.kernel, s.c_in, s.c_out)).collect()
+        let empty = |s: &FilterSpec| match s.stride {
+            1 => Filter::new(s.kernel, s.c_in, s.c_out),
+            _ => Filter::strided(s.kernel, s.c_in, s.c_out),
+        };
+        self.specs.iter().map(empty).collect()
     }
 
     fn pack(&self, mut filters: Vec<Filter>, backward: bool) -> Vec<Filter> {
-        for (filter, spec) in filters.iter_mut().zip(&self.specs) {
+        filters.par_iter_mut().zip(&self.specs).for_each(|(filter, spec)| {
             filter.pack(&self.params.values()[spec.weight.clone()], backward);
-        }
+        });
         filters
     }
 }

@@ -33,6 +33,11 @@ fn tiny() -> Config {
     }
 }
 
+/// [`tiny`] with whole vectors of channels, which the faster convolution needs on every instruction set.
+fn wide() -> Config {
+    Config { channels: vec![16, 32], norm_num_groups: 8, attention_head_dim: Some(16), ..tiny() }
+}
+
 fn residual(config: Config) -> Model {
     let mut model = Model::residual(config).unwrap();
     model.initialise(Init::PyTorch, 7);
@@ -150,7 +155,7 @@ fn step(mut model: Model, threads: usize) -> Vec<u32> {
 
 #[test]
 fn same_bits_for_any_number_of_threads() {
-    for model in [residual(tiny()), book()] {
+    for model in [residual(tiny()), residual(wide()), book()] {
         let one = step(model.clone(), 1);
         assert!(one.iter().all(|&bits| f32::from_bits(bits).is_finite()));
         for threads in [2, 4] {
@@ -166,7 +171,7 @@ fn an_image_does_not_depend_on_its_batch() {
     let x = images(5, n, 2, 8);
     let times: Vec<f64> = (0..n).map(|i| 13.0 * i as f64 + 1.0).collect();
     let condition = Condition::labels((0..n).map(|i| (i % 4 < 3).then_some(i % 4)).collect());
-    for model in [residual(tiny()), book()] {
+    for model in [residual(tiny()), residual(wide()), book()] {
         let all = model.predict(x.view(), &times, &condition).unwrap();
         for (from, to) in [(0, 1), (3, 10), (63, 65), (69, 70)] {
             let part = model.predict(x.slice(s![from..to, .., .., ..]), &times[from..to], &condition.slice(from..to));
@@ -221,7 +226,7 @@ fn changed_parameters_are_used() {
 
 #[test]
 fn gradients_are_added() {
-    for model in [residual(tiny()), book()] {
+    for model in [residual(tiny()), residual(wide()), book()] {
         let (x, times, condition) = batch();
         let run = |grads: &mut Vec<f32>| {
             model.clone().forward_backward(x.view(), &times, &condition, &mut |y| y.to_owned(), grads).unwrap();
@@ -257,7 +262,7 @@ fn message(error: &DenoiserError) -> String {
 fn labels_are_checked() {
     let (x, times, _) = batch();
     let with = |label| Condition::labels(vec![Some(0), Some(1), label, Some(2)]);
-    for model in [residual(tiny()), book()] {
+    for model in [residual(tiny()), residual(wide()), book()] {
         assert!(model.predict(x.view(), &times, &with(None)).is_ok());
         let error = model.predict(x.view(), &times, &with(Some(3))).unwrap_err();
         assert!(message(&error).contains("sample 2 has label 3"), "{error}");

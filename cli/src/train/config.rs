@@ -350,7 +350,9 @@ impl RunConfig {
             "beta_schedule": name.unwrap_or("linear"),
             "trained_betas": table,
             "prediction_type": self.train.prediction.config_name().unwrap_or("epsilon"),
-            "clip_sample": self.clips(),
+            // DDIM keeps the noise estimate of the unclipped x_0; under guidance the two then disagree, and every step
+            // shifts the background towards the grey that it was clipped to. Without clipping they agree.
+            "clip_sample": false,
             "clip_sample_range": 1.0,
             "set_alpha_to_one": true,
             "steps_offset": 0,
@@ -358,11 +360,6 @@ impl RunConfig {
             "thresholding": false,
             "rescale_betas_zero_snr": false,
         }))
-    }
-
-    /// Whether samplers clip to [-1, 1], which is the range of the data.
-    pub fn clips(&self) -> bool {
-        self.train.range == Range::MinusOneOne
     }
 
     /// What the network predicts.

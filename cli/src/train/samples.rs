@@ -46,7 +46,7 @@ pub fn grid(network: &dyn Network, run: &RunConfig, shape: [usize; 3], stop: &At
         betas: noise.betas()?,
         prediction: run.prediction(),
         spacing: Spacing::Trailing,
-        clip: if run.clips() { Clip::Range(1.0) } else { Clip::None },
+        clip: Clip::None,
         ..SchedulerSpec::default()
     };
     let mut plan = spec.plan(run.samples.steps.clamp(1, noise.train_steps))?;

@@ -111,6 +111,10 @@ impl ConvDims {
     fn check(&self, operation: &str, x: usize, y: usize) {
         assert!(matches!(self.kernel, 1 | 3), "{operation}: the filter's side should be 1 or 3, found {}", self.kernel);
         assert!(matches!(self.stride, 1 | 2), "{operation}: the stride should be 1 or 2, found {}", self.stride);
+        let sizes = [self.n, self.h + self.pad_before + self.pad_after, self.w + self.pad_before + self.pad_after];
+        let widest = self.c_in.max(self.c_out).max(1);
+        let floats = sizes.iter().try_fold(widest, |product, size| product.checked_mul(*size));
+        assert!(floats.is_some_and(|floats| floats <= isize::MAX as usize / 4), "{operation}: {self:?} is too large");
         assert_eq!(x, self.in_len(), "{operation}: floats of the input for {self:?}");
         assert_eq!(y, self.out_len(), "{operation}: floats of the output for {self:?}");
     }
@@ -118,8 +122,7 @@ impl ConvDims {
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Algorithm {
+enum Algorithm {
     /// A matrix product whose left operand is gathered from the input.
     Gather,
     /// Tiles of 4x4 outputs with a quarter of the multiplications.
@@ -127,7 +130,7 @@ pub enum Algorithm {
 }
 
 impl ConvDims {
-    /// The algorithm for this shape on an instruction set whose vectors hold `lanes` floats.
+    /// The algorithm for this shape, given whether its filter comes in transformed form, too.
     fn algorithm(&self, transformed: bool) -> Algorithm {
         let same_size = self.stride == 1 && (self.pad_before, self.pad_after) == (1, 1);
         match transformed {

@@ -101,6 +101,8 @@ pub struct Filter {
     forward_winograd: Option<WinogradPanels>,
     backward_winograd: Option<WinogradPanels>,
     has_backward: bool,
+    /// Whether the transformed form is kept where the size allows it.
+    transformed: bool,
 }
 
 impl Filter {
@@ -109,8 +111,13 @@ impl Filter {
         Self::for_isa(Isa::best(), kernel, c_in, c_out)
     }
 
+    /// A filter of zeros for convolutions of stride 2, which have no use for its transformed form.
+    pub fn strided(kernel: usize, c_in: usize, c_out: usize) -> Self {
+        Self { transformed: false, forward_winograd: None, ..Self::new(kernel, c_in, c_out) }
+    }
+
     /// A filter of zeros for a given instruction set, so that each can be tested.
-    pub fn for_isa(isa: Isa, kernel: usize, c_in: usize, c_out: usize) -> Self {
+    pub(super) fn for_isa(isa: Isa, kernel: usize, c_in: usize, c_out: usize) -> Self {
         let taps = kernel * kernel;
         Self {
             kernel,
@@ -120,6 +127,7 @@ impl Filter {
                 .then(|| WinogradPanels::new(isa, c_in, c_out)),
             backward_winograd: None,
             has_backward: false,
+            transformed: true,
         }
     }
 
@@ -140,7 +148,7 @@ impl Filter {
                 self.backward = Panels::new(self.forward.isa, taps, c_out, c_in);
             }
             self.backward.fill(|c, o, tap| weight[(o * c_in + c) * taps + tap]);
-            if WinogradPanels::fits(self.forward.isa, self.kernel, c_out, c_in) {
+            if self.transformed && WinogradPanels::fits(self.forward.isa, self.kernel, c_out, c_in) {
                 // Seen from the input, the filter is turned by half a turn.
                 self.backward_winograd
                     .get_or_insert_with(|| WinogradPanels::new(self.forward.isa, c_out, c_in))

@@ -1,12 +1,6 @@
 use super::*;
 use crate::simd::Isa;
-use ndarray_rand::rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
-fn random(len: usize, seed: u64) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
-}
+use crate::testing::numbers as random;
 
 /// `|a - b| / |b|` in the Euclidean norm; for an empty or zero reference, `|a|`.
 fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
@@ -156,6 +150,28 @@ fn gradients_match_directional_differences() {
         let along_w = loss(&x, &moved(&w, &step_w)) - loss(&x, &w);
         assert!((dot(&dx, &step_x) - along_x).abs() < 1e-4 * along_x.abs().max(1.0));
         assert!((dot(&dw, &step_w) - along_w).abs() < 1e-4 * along_w.abs().max(1.0));
+    }
+}
+
+/// A picture's output and input gradient are the same bits alone and in a batch, by either algorithm.
+#[test]
+fn a_picture_does_not_depend_on_its_batch() {
+    for d in [ConvDims::same(5, 9, 10, 32, 48, 3), ConvDims::same(5, 9, 10, 7, 9, 3)] {
+        let (x, w, dy) = (random(d.in_len(), 1), random(d.weight_len(), 2), random(d.out_len(), 3));
+        let mut filter = Filter::new(3, d.c_in, d.c_out);
+        filter.pack(&w, true);
+        let (mut y, mut dx) = (vec![0.0; d.out_len()], vec![0.0; d.in_len()]);
+        forward(&d, &x, &filter, None, &mut y);
+        backward_input(&d, &filter, &dy, &mut dx);
+        let one = ConvDims { n: 1, ..d };
+        for n in 0..d.n {
+            let (input, output) =
+                (n * one.in_len()..(n + 1) * one.in_len(), n * one.out_len()..(n + 1) * one.out_len());
+            let (mut alone, mut gradient) = (vec![0.0; one.out_len()], vec![0.0; one.in_len()]);
+            forward(&one, &x[input.clone()], &filter, None, &mut alone);
+            backward_input(&one, &filter, &dy[output.clone()], &mut gradient);
+            assert!(alone == y[output] && gradient == dx[input], "picture {n} of {d:?}");
+        }
     }
 }
 

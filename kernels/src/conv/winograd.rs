@@ -116,7 +116,7 @@ fn filter_transform<const N: usize>(g: [[f32; N]; 3]) -> [[f32; N]; PATCH] {
     out
 }
 
-/// Whether tiles of this size waste little on pictures of this size.
+/// Whether pictures are large enough for tiles of this size to save work, cut-off tiles included.
 pub(super) fn pays(h: usize, w: usize) -> bool {
     h >= TILE && w >= TILE
 }
@@ -125,7 +125,7 @@ pub(super) fn pays(h: usize, w: usize) -> bool {
 pub(super) fn convolve(d: &ConvDims, x: &[f32], filter: &WinogradPanels, start: Start<'_>, y: &mut [f32]) {
     let per_picture = d.h.div_ceil(TILE) * d.w.div_ceil(TILE);
     let tiles = d.n * per_picture;
-    debug_assert_eq!(x.len(), d.n * d.h * d.w * filter.channels);
+    assert_eq!(x.len(), d.n * d.h * d.w * filter.channels, "convolution: floats of the input for {d:?}");
     assert_eq!(y.len(), d.n * d.h * d.w * filter.outputs, "convolution: floats of the output for {d:?}");
     let zeros = vec![0.0; filter.channels];
     let out = SharedOut::new(y);

@@ -9,7 +9,7 @@ use super::pair;
 use crate::init::Fill;
 use crate::summary::Summary;
 use crate::tensor::Tensor;
-use crate::weights::{Builder, Pass};
+use crate::weights::{Builder, FilterSpec, Pass};
 
 /// What a residual branch ends with may start at zero, see [`Init::ZeroResidual`](crate::Init::ZeroResidual).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,18 +36,29 @@ pub(crate) struct Conv {
 impl Conv {
     /// A convolution of stride 1 that keeps the size of the image.
     pub fn same(b: &mut Builder, name: &str, c_in: usize, c_out: usize, kernel: usize, place: Place) -> Self {
-        let fill = Fill::fan_in(c_in * kernel * kernel, place == Place::EndsResidual);
-        let weight = b.add(format!("{name}.weight"), &[c_out, c_in, kernel, kernel], Role::Weight, fill);
-        let bias = b.add(format!("{name}.bias"), &[c_out], Role::Weight, fill);
-        let filter = b.filter(kernel, c_in, c_out, weight.clone());
-        let pad = kernel / 2;
-        let name = name.to_owned();
-        Self { name, filter, kernel, stride: 1, pad_before: pad, pad_after: pad, c_in, c_out, weight, bias }
+        Self::new(b, name, [c_in, c_out], kernel, 1, kernel / 2, place)
     }
 
     /// A 3x3 convolution of stride 2, with `pad_before` zeros above and to the left, one below and to the right.
     pub fn down(b: &mut Builder, name: &str, c: usize, pad_before: usize) -> Self {
-        Self { stride: 2, pad_before, ..Self::same(b, name, c, c, 3, Place::Inner) }
+        Self::new(b, name, [c, c], 3, 2, pad_before, Place::Inner)
+    }
+
+    fn new(
+        b: &mut Builder,
+        name: &str,
+        [c_in, c_out]: [usize; 2],
+        kernel: usize,
+        stride: usize,
+        pad_before: usize,
+        place: Place,
+    ) -> Self {
+        let fill = Fill::fan_in(c_in * kernel * kernel, place == Place::EndsResidual);
+        let weight = b.add(format!("{name}.weight"), &[c_out, c_in, kernel, kernel], Role::Weight, fill);
+        let bias = b.add(format!("{name}.bias"), &[c_out], Role::Weight, fill);
+        let filter = b.filter(FilterSpec { kernel, stride, c_in, c_out, weight: weight.clone() });
+        let name = name.to_owned();
+        Self { name, filter, kernel, stride, pad_before, pad_after: kernel / 2, c_in, c_out, weight, bias }
     }
 
     fn dims(&self, n: usize, h: usize, w: usize) -> ConvDims {
@@ -104,7 +115,7 @@ impl Linear {
         let fill = Fill::fan_in(c_in, place == Place::EndsResidual);
         let weight = b.add(format!("{name}.weight"), &[c_out, c_in], Role::Weight, fill);
         let bias = b.add(format!("{name}.bias"), &[c_out], Role::Weight, fill);
-        let filter = b.filter(1, c_in, c_out, weight.clone());
+        let filter = b.filter(FilterSpec { kernel: 1, stride: 1, c_in, c_out, weight: weight.clone() });
         Self { name: name.to_owned(), filter, c_in, c_out, weight, bias }
     }
 
@@ -121,10 +132,14 @@ impl Linear {
 
     /// `x` is the input of the forward pass.
     pub fn backward(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, dx: &mut Tensor, grads: &mut [f32]) {
-        let d = self.dims(x);
+        self.backward_weights(x, dy, grads);
+        conv::backward_input(&self.dims(x), &p.filters[self.filter], &dy.data, &mut dx.data);
+    }
+
+    /// [`Linear::backward`] without a gradient of the input.
+    pub fn backward_weights(&self, x: &Tensor, dy: &Tensor, grads: &mut [f32]) {
         let (dw, db) = pair(grads, &self.weight, &self.bias);
-        conv::backward_weight(&d, &x.data, &dy.data, dw, Some(db));
-        conv::backward_input(&d, &p.filters[self.filter], &dy.data, &mut dx.data);
+        conv::backward_weight(&self.dims(x), &x.data, &dy.data, dw, Some(db));
     }
 
     /// [`Linear::backward`] into a new `dx`.

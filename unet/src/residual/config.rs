@@ -344,8 +344,13 @@ impl Config {
         if let Some(bad) = sizes.iter().chain(&self.channels).find(|&&size| !(1..=4 * LARGEST).contains(&size)) {
             return Err(inconsistent(format!("every size should be at least 1 and reasonable, found {bad}")));
         }
+        for (key, value) in [("mid_block_scale_factor", self.mid_block_scale_factor), ("norm_eps", self.norm_eps)] {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(inconsistent(format!("`{key}` should be a number above 0, found {value}")));
+            }
+        }
         let half = (self.channels[0] / 2) as f64;
-        if half <= self.freq_shift {
+        if self.freq_shift.is_nan() || self.freq_shift >= half {
             return Err(inconsistent(format!(
                 "`freq_shift` {} should be less than half of the first of `block_out_channels`, {half}",
                 self.freq_shift
@@ -396,6 +401,9 @@ impl Config {
 
     fn check_heads(&self) -> Result<(), UnetError> {
         let Some(width) = self.attention_head_dim else { return Ok(()) };
+        if width == 0 {
+            return Err(inconsistent("`attention_head_dim` should be at least 1, found 0".to_owned()));
+        }
         let down = self.down_blocks.iter().zip(&self.channels);
         let up = self.up_blocks.iter().zip(self.channels.iter().rev());
         let levels = down.chain(up).filter(|(block, _)| **block == Block::Attention).map(|(_, &c)| c);

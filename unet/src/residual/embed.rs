@@ -81,7 +81,7 @@ impl Embed {
         let da = self.linear_2.backward_new(p, &a, &de, grads);
         let dh = silu_backward(p, &h, &da);
         // The sinusoid is a function of the time step, which has no gradient here.
-        let _ = self.linear_1.backward_new(p, &s, &dh, grads);
+        self.linear_1.backward_weights(&s, &dh, grads);
     }
 
     pub fn describe(&self, s: &mut Summary) {
