@@ -177,13 +177,13 @@ pub struct SampleArgs {
     /// [default: that of the model; eps where it does not say]
     #[arg(long, value_name = "NAME", value_parser = prediction_names())]
     pub prediction: Option<String>,
-    /// Noise to use: `initial` [N,C,H,W] and, for samplers that add noise, `steps` [K,N,C,H,W]
+    /// Noise to use: `initial [N,C,H,W]` and, for samplers that add noise, `steps [K,N,C,H,W]`
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Files", value_parser = safetensors_path)]
     pub noise: Option<PathBuf>,
     /// Write the noise that was used, in the form that --noise reads
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Files", value_parser = safetensors_path)]
     pub save_noise: Option<PathBuf>,
-    /// Where the images go: a .png grid, or raw numbers [N,C,H,W] as .npy or .safetensors
+    /// Where the images go: a .png grid, or raw numbers `[N,C,H,W]` as .npy or .safetensors
     #[arg(long, value_name = "FILE", help_heading = "Files", default_value = "sample.png", value_parser = sample_path)]
     pub out: PathBuf,
     /// Size of the images, H or HxW, for a network whose config does not tell it (or another size than it tells)

@@ -41,7 +41,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints one JSON document.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value:#}\n"))
 }

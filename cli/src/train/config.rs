@@ -180,7 +180,7 @@ impl RunConfig {
         Ok(Self { preset: name.to_owned(), data: mnist(), init, samples, train, network })
     }
 
-    /// Reads a file as [`RunConfig::write`] writes it.
+    /// Reads a file as a run writes it.
     ///
     /// # Errors
     /// If it cannot be read, is no TOML, or has unknown keys or wrong values.
