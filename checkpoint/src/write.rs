@@ -18,7 +18,7 @@ const DIFFUSERS_VERSION: &str = "0.42.1";
 /// Writes a pipeline directory that Python diffusers opens unchanged: `model_index.json`, `unet/` and `scheduler/`.
 ///
 /// Where the configs lack `_class_name`, they become a `UNet2DModel` and a `DDPMScheduler`. The pipeline class is that
-/// of the scheduler (`DDPMPipeline`, `DDIMPipeline`, `PNDMPipeline`). `dtype` as in [`save_safetensors`].
+/// of the scheduler (`DDPMPipeline`, `DDIMPipeline`, `PNDMPipeline`). `dtype` as in [`save_safetensors`](crate::save_safetensors).
 ///
 /// Each file is written atomically, and one whose content stays the same is not touched. While the configs stay
 /// the same, as they do in a training run, the only change is therefore one rename of the weights, and a process
