@@ -27,7 +27,7 @@ pub fn concat(rows: usize, a: &[f32], c_a: usize, b: &[f32], c_b: usize, y: &mut
     });
 }
 
-/// The backward pass of [`concat`]: `da += dy[.., ..c_a]`, `db += dy[.., c_a..]`.
+/// The backward pass of [`concat()`]: `da += dy[.., ..c_a]`, `db += dy[.., c_a..]`.
 ///
 /// # Panics
 /// If a slice's length does not fit.

@@ -1,6 +1,6 @@
 //! Vector instruction sets, chosen once at run time.
 //!
-//! An operation is a struct with an `#[inline(always)]` body generic in [`Simd`]; [`dispatch`] compiles that body
+//! An operation is a struct with an `#[inline(always)]` body generic in `Simd`; `dispatch` compiles that body
 //! once per instruction set and calls the best one that the processor has. This is the scheme of the `pulp` crate,
 //! reduced to what convolutional networks need in f32.
 
