@@ -58,23 +58,7 @@ impl<N: Network> ConditionalDenoiser for Preconditioned<N> {
         let (batch, channels, height, width) = x.dim();
         check_batch(batch, condition)?;
         let timestep = self.mapping.timestep(&self.schedule, level)?;
-        // The mean is that of the step t -> t - 1 of the training schedule, which exists at integers only.
-        let posterior = match self.prediction {
-            Prediction::Mean => {
-                let t = self.schedule.t_of_level(level)?;
-                if (t - t.round()).abs() > 1e-6 {
-                    return Err(tweedie_schedule::ScheduleError::Parameter {
-                        operation: "denoise with a network that predicts the mean",
-                        what: "the step",
-                        expected: "an integer",
-                        found: t,
-                    }
-                    .into());
-                }
-                Some(self.schedule.posterior(t.round() as usize))
-            }
-            _ => None,
-        };
+        let posterior = self.prediction.posterior(&self.schedule, level)?;
         let to_x0 = prediction::convert(self.prediction, Prediction::X0, level, posterior.as_ref())?;
         let output = self.network.predict(x.mapv(|v| v as f32).view(), &vec![timestep; batch], condition)?;
         if output.dim() == (batch, 2 * channels, height, width) {

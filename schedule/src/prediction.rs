@@ -6,7 +6,7 @@
 //! unknowns follow, and so does every other mixture `(p', q')`:
 //! `out = [(p' q - q' p) x_t + (q' alpha - p' sigma) prediction] / D`, `D = alpha q - sigma p`.
 
-use crate::{NoiseLevel, Posterior, ScheduleError};
+use crate::{NoiseLevel, Posterior, Schedule, ScheduleError};
 
 /// What a network predicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -109,6 +109,27 @@ impl Prediction {
             Self::V => Some("v_prediction"),
             Self::Score | Self::Mean => None,
         }
+    }
+
+    /// The posterior that a conversion of this prediction needs at a level of a schedule: the mean is that of the step
+    /// `t -> t - 1` (FORMULAS 2.1), every other prediction needs none.
+    ///
+    /// # Errors
+    /// For the mean at a level that is no step of the schedule.
+    pub fn posterior(self, schedule: &Schedule, level: NoiseLevel) -> Result<Option<Posterior>, ScheduleError> {
+        if self != Self::Mean {
+            return Ok(None);
+        }
+        let t = schedule.t_of_level(level)?;
+        if (t - t.round()).abs() > 1e-6 || t.round() < 1.0 {
+            return Err(ScheduleError::Parameter {
+                operation: "posterior of a network that predicts the mean",
+                what: "the step",
+                expected: "a whole number, at least 1",
+                found: t,
+            });
+        }
+        Ok(Some(schedule.posterior(t.round() as usize)))
     }
 
     /// The prediction as a mixture of `x_0` and `eps`: the target that a network is trained towards.

@@ -37,9 +37,9 @@ pub(super) fn check(name: &str, text: &str) -> Result<Vec<Finding>> {
     }
     let lines: Vec<&str> = text.lines().collect();
     for &line in &scan.unsafes {
-        // The reason stands in the comment above, or within the block's own first lines.
-        let from = line.saturating_sub(6);
-        let near = &lines[from..(line + 1).min(lines.len())];
+        // The reason stands in the comment above, which may be long, or within the block's own first lines.
+        let comment = lines[..line - 1].iter().rev().take_while(|l| l.trim_start().starts_with("//")).count();
+        let near = &lines[line.saturating_sub(6.max(comment + 1))..(line + 1).min(lines.len())];
         if !near.iter().any(|l| l.contains("SAFETY") || l.contains("# Safety")) {
             report(line, "unsafe code without a SAFETY comment".to_owned());
         }
