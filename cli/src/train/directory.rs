@@ -131,6 +131,9 @@ impl RunDirectory {
         if entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)) {
             let _ = fs::remove_file(self.root.join(LOCK));
             let _ = fs::remove_dir(&self.root);
+            if self.root.parent() == Some(Path::new(RUNS)) {
+                let _ = fs::remove_dir(RUNS);
+            }
         }
         drop(lock);
     }
