@@ -21,7 +21,7 @@ use tweedie_kernels::resample::{self, Resample, ResampleDims};
 use tweedie_kernels::{channels, sinusoid};
 
 use crate::UnetError;
-use crate::init::{self, Init};
+use crate::init::Init;
 use crate::json::Reader;
 use crate::layers::{BatchNorm, Conv, Embedding, Linear, Place, RunningUpdate, concat, concat_backward};
 use crate::request::{self, Request};
@@ -350,8 +350,7 @@ impl Book {
 
     /// Draws the first values of every parameter; each tensor depends on (`seed`, its name) alone.
     pub fn initialise(&mut self, init: Init, seed: u64) {
-        let fills = self.weights.fills.clone();
-        init::initialise(self.weights.params_mut(), &fills, init, seed);
+        self.weights.initialise(init, seed);
     }
 
     /// What the sides of an image have to be multiples of.

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use tweedie_denoiser::{Params, Role};
 use tweedie_kernels::conv::Filter;
 
-use crate::init::Fill;
+use crate::init::{self, Fill, Init};
 use crate::tensor::Pool;
 
 /// What a layer needs of its network during a pass.
@@ -78,7 +78,7 @@ struct Packed {
 /// The parameters and their packed form, which is made when first needed after a change.
 pub(crate) struct Weights {
     params: Params,
-    pub fills: Vec<Fill>,
+    fills: Vec<Fill>,
     specs: Vec<FilterSpec>,
     packed: Mutex<Packed>,
 }
@@ -92,6 +92,12 @@ impl Weights {
     pub fn params_mut(&mut self) -> &mut Params {
         self.packed.get_mut().unwrap_or_else(PoisonError::into_inner).fresh = Fresh::Stale;
         &mut self.params
+    }
+
+    /// Draws the first values of every parameter.
+    pub fn initialise(&mut self, init: Init, seed: u64) {
+        self.packed.get_mut().unwrap_or_else(PoisonError::into_inner).fresh = Fresh::Stale;
+        init::initialise(&mut self.params, &self.fills, init, seed);
     }
 
     /// The parameters, to change entries that are not packed (running statistics).

@@ -84,14 +84,18 @@ fn neighbour(key: &str) -> Option<String> {
     before_norm.then(|| key.replace(".bias", ".weight"))
 }
 
-fn residual(file: &str) {
-    let tensors = golden(file);
-    let mut model = Model::from_config(&config(file)).unwrap();
-    load(&mut model, &tensors);
-    let b = batch(&tensors);
-    let mut report = Report::default();
+/// Compares a prediction (under a name, with a tensor) and a pass in training with its input gradient; returns the
+/// gradients of the parameters.
+fn compare_passes(
+    report: &mut Report,
+    model: &mut Model,
+    tensors: &Tensors,
+    (name, predicted): (&str, &str),
+    trained: &str,
+) -> Vec<f32> {
+    let b = batch(tensors);
     let output = model.predict(b.x.view(), &b.times, &b.condition).unwrap();
-    report.compare("predict", flat(&output), &tensors["output"].values);
+    report.compare(name, flat(&output), &tensors[predicted].values);
     let mut grads = vec![0.0; model.params().len()];
     let input_grad = model
         .forward_backward(
@@ -99,13 +103,22 @@ fn residual(file: &str) {
             &b.times,
             &b.condition,
             &mut |y| {
-                report.compare("output", flat(&y.to_owned()), &tensors["output"].values);
+                report.compare(trained, flat(&y.to_owned()), &tensors[trained].values);
                 b.cotangent.clone()
             },
             &mut grads,
         )
         .unwrap();
     report.compare("input_grad", flat(&input_grad), &tensors["input_grad"].values);
+    grads
+}
+
+fn residual(file: &str) {
+    let tensors = golden(file);
+    let mut model = Model::from_config(&config(file)).unwrap();
+    load(&mut model, &tensors);
+    let mut report = Report::default();
+    let grads = compare_passes(&mut report, &mut model, &tensors, ("predict", "output"), "output");
     compare_gradients(&mut report, &model, &tensors, &grads);
     report.check(file, 3 + model.expected().len());
 }
@@ -132,24 +145,8 @@ fn book(file: &str, base_channels: usize, fill: impl Fn(&mut Model, &Tensors)) {
     let tensors = golden(file);
     let mut model = Model::book(BookConfig { base_channels, ..BookConfig::default() }).unwrap();
     fill(&mut model, &tensors);
-    let b = batch(&tensors);
     let mut report = Report::default();
-    let output = model.predict(b.x.view(), &b.times, &b.condition).unwrap();
-    report.compare("output_eval", flat(&output), &tensors["output_eval"].values);
-    let mut grads = vec![0.0; model.params().len()];
-    let input_grad = model
-        .forward_backward(
-            b.x.view(),
-            &b.times,
-            &b.condition,
-            &mut |y| {
-                report.compare("output_train", flat(&y.to_owned()), &tensors["output_train"].values);
-                b.cotangent.clone()
-            },
-            &mut grads,
-        )
-        .unwrap();
-    report.compare("input_grad", flat(&input_grad), &tensors["input_grad"].values);
+    let grads = compare_passes(&mut report, &mut model, &tensors, ("output_eval", "output_eval"), "output_train");
     compare_gradients(&mut report, &model, &tensors, &grads);
     for param in model.expected().iter().filter(|p| p.role != Role::Weight) {
         let name = format!("stat/{}", param.name);

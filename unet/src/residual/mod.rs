@@ -27,7 +27,7 @@ use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, Params};
 use tweedie_kernels::act::Act;
 
 use crate::UnetError;
-use crate::init::{self, Init};
+use crate::init::Init;
 use crate::layers::{Conv, GroupNorm, Place};
 use crate::request::{self, Request};
 use crate::summary::Summary;
@@ -159,8 +159,7 @@ impl Residual {
 
     /// Draws the first values of every parameter; each tensor depends on (`seed`, its name) alone.
     pub fn initialise(&mut self, init: Init, seed: u64) {
-        let fills = self.weights.fills.clone();
-        init::initialise(self.weights.params_mut(), &fills, init, seed);
+        self.weights.initialise(init, seed);
     }
 
     /// Layers, parameters and operations for an image of height `h` and width `w`.
