@@ -11,6 +11,7 @@ pub mod conv;
 pub mod embedding;
 mod gemm;
 mod lanes;
+pub mod map;
 pub mod norm;
 mod par;
 pub mod pool;

@@ -88,6 +88,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `p` must be valid for writing `LANES` floats; it need not be aligned.
     unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Asks for the cache line of `p`, which need not be a valid address, to be brought to the second-level cache.
+    fn prefetch(self, p: *const f32);
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`

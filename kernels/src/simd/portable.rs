@@ -34,6 +34,9 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+
+    #[inline(always)]
     fn add(self, a: V, b: V) -> V {
         map(a, b, |a, b| a + b)
     }
