@@ -12,15 +12,16 @@
 
 mod gather;
 mod pack;
+mod part;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 mod weight;
 mod winograd;
-mod winograd_weight;
 
 pub use pack::Filter;
+pub use part::{Part, Target};
 pub use weight::backward_weight;
 
 use gather::{Gather, Start, Tap};
@@ -134,7 +135,7 @@ impl ConvDims {
     fn algorithm(&self, transformed: bool) -> Algorithm {
         let same_size = self.stride == 1 && (self.pad_before, self.pad_after) == (1, 1);
         match transformed {
-            true if same_size && winograd::pays(self.h, self.w) => Algorithm::Winograd4,
+            true if same_size && self.h >= 2 && self.w >= 2 => Algorithm::Winograd4,
             _ => Algorithm::Gather,
         }
     }
@@ -156,7 +157,13 @@ fn forward_by(algorithm: Algorithm, d: &ConvDims, x: &[f32], filter: &Filter, bi
         assert_eq!(bias.len(), d.c_out, "conv::forward: floats of the bias for {d:?}");
     }
     if let (Algorithm::Winograd4, Some(transformed)) = (algorithm, filter.forward_winograd()) {
-        return winograd::convolve(d, x, transformed, Start::Bias(bias), y);
+        return winograd::convolve(
+            d,
+            &[Part::plain(x, d.c_in)],
+            transformed,
+            bias,
+            &mut [Target::overwrite(y, d.c_out)],
+        );
     }
     let (out_h, out_w) = (d.out_h(), d.out_w());
     let gather = Gather { x, channels: d.c_in, panels: filter.forward(), start: Start::Bias(bias) };
@@ -183,7 +190,13 @@ fn backward_input_by(algorithm: Algorithm, d: &ConvDims, filter: &Filter, dy: &[
     d.check("conv::backward_input", dx.len(), dy.len());
     filter.check("conv::backward_input", d);
     if let (Algorithm::Winograd4, Some(transformed)) = (algorithm, filter.backward_winograd()) {
-        return winograd::convolve(d, dy, transformed, Start::Accumulate, dx);
+        return winograd::convolve(
+            d,
+            &[Part::plain(dy, d.c_out)],
+            transformed,
+            None,
+            &mut [Target::accumulate(dx, d.c_in)],
+        );
     }
     let (out_h, out_w) = (d.out_h(), d.out_w());
     let gather = Gather { x: dy, channels: d.c_out, panels: filter.backward(), start: Start::Accumulate };

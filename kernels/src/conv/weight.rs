@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::gather::Tap;
 use super::pack::{is_narrow, lanes, panel_vectors};
+use super::part::Part;
 use super::winograd::WinogradPanels;
-use super::{Algorithm, ConvDims, source, split, winograd_weight};
+use super::{Algorithm, ConvDims, source, split, winograd};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// Output pixels whose gradients stay in the first-level cache while every tap and channel meets them.
@@ -44,7 +45,7 @@ pub(super) fn backward_weight_by(
         backward_bias(d.c_out, dy, db);
     }
     match algorithm {
-        Algorithm::Winograd4 => winograd_weight::backward_weight(isa, d, x, dy, dw),
+        Algorithm::Winograd4 => winograd::weight::backward_weight(isa, d, &[Part::plain(x, d.c_in)], dy, dw),
         Algorithm::Gather => backward_gathered(isa, d, x, dy, dw),
     }
 }

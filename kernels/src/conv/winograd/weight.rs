@@ -6,13 +6,15 @@
 //!
 //! in the notation of [`super::winograd`]: the adjoint of `Y = A^T [(G g G^T) . (B^T d B)] A` with respect to `g`.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::ConvDims;
-use super::winograd::{PATCH, PLANE_GAP, POINTS, Pictures, TILE, place};
+use super::input::Source;
+use super::tiles::{Block, Grid, PATCH, POINTS, TILE, Tile, gradient_transform, uses};
+use super::{PLANE_GAP, with_scratch};
+use crate::conv::ConvDims;
+use crate::conv::part::Part;
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// Tiles whose products are summed in registers.
@@ -26,17 +28,12 @@ const GROUPS: usize = 8;
 /// Outputs that the last transform handles together; it divides the number of outputs.
 const OUTPUTS_AT_ONCE: usize = 8;
 
-thread_local! {
-    /// Transformed inputs and gradients of a thread's block.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
 /// The gradient of the filter, added to `dw` `[c_out, c_in, 3, 3]`; channels must come in whole vectors.
-pub(super) fn backward_weight(isa: Isa, d: &ConvDims, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+pub(in crate::conv) fn backward_weight(isa: Isa, d: &ConvDims, parts: &[Part<'_>], dy: &[f32], dw: &mut [f32]) {
     let (c_in, c_out) = (d.c_in, d.c_out);
-    let tiles = d.n * d.h.div_ceil(TILE) * d.w.div_ceil(TILE);
+    let grid = Grid::new(d);
+    let tiles = grid.tiles();
     let groups = (tiles / GROUP_TILES).clamp(1, GROUPS);
-    let zeros = vec![0.0; c_in];
     // `[group][range of channels][point][channel][output]`
     let mut partial = vec![0.0f32; groups * POINTS * c_in * c_out];
     let tasks: Vec<(usize, Range<usize>, &mut [f32])> = partial
@@ -51,13 +48,10 @@ pub(super) fn backward_weight(isa: Isa, d: &ConvDims, x: &[f32], dy: &[f32], dw:
         .collect();
     tasks.into_par_iter().for_each(|(group, channels, sums)| {
         let tiles = group * tiles / groups..(group + 1) * tiles / groups;
-        let source = Pictures { d, values: x, channels: c_in, zeros: &zeros };
-        SCRATCH.with_borrow_mut(|scratch| {
-            let needed = POINTS * (BLOCK_TILES * (channels.len() + c_out) + 2 * PLANE_GAP);
-            if scratch.len() < needed {
-                scratch.resize(needed, 0.0);
-            }
-            dispatch_to(isa, Task { source, dy, channels, tiles, scratch: &mut scratch[..needed], sums });
+        let source = Source { parts, h: d.h, w: d.w };
+        let needed = POINTS * (BLOCK_TILES * (channels.len() + c_out) + 2 * PLANE_GAP);
+        with_scratch(needed, |scratch| {
+            dispatch_to(isa, Task { d, source, grid, dy, channels, tiles, scratch, sums });
         });
     });
     dw.par_chunks_mut(OUTPUTS_AT_ONCE * c_in * 9).enumerate().for_each(|(chunk, dw)| {
@@ -105,7 +99,9 @@ fn filter_gradient<const N: usize>(m: [[f32; N]; PATCH]) -> [[f32; N]; 3] {
 
 /// Some tiles and some channels.
 struct Task<'a> {
-    source: Pictures<'a>,
+    d: &'a ConvDims,
+    source: Source<'a>,
+    grid: Grid,
     dy: &'a [f32],
     channels: Range<usize>,
     tiles: Range<usize>,
@@ -119,25 +115,26 @@ impl WithSimd for Task<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Task { source, dy, channels, tiles, scratch, sums } = self;
-        let outputs = source.d.c_out;
-        let in_plane = BLOCK_TILES * channels.len() + PLANE_GAP;
+        let Task { d, source, grid, dy, channels, tiles, scratch, sums } = self;
+        let (inputs, outputs) = (channels.len(), d.c_out);
+        let in_plane = BLOCK_TILES * inputs + PLANE_GAP;
         let out_plane = BLOCK_TILES * outputs + PLANE_GAP;
         let (patches, gradients) = scratch.split_at_mut(POINTS * in_plane);
         for first in tiles.clone().step_by(BLOCK_TILES) {
-            let block = first..(first + BLOCK_TILES).min(tiles.end);
-            source.transform_input(s, block.clone(), channels.clone(), in_plane, patches);
-            transform_gradient(s, source.d, dy, block.clone(), out_plane, gradients);
+            let block = grid.block(first..(first + BLOCK_TILES).min(tiles.end));
+            source.transform(s, block.tiles(), channels.clone(), in_plane, patches);
+            transform_gradient(s, d, dy, &block, out_plane, gradients);
             for point in 0..POINTS {
-                let patches = &patches[point * in_plane..][..block.len() * channels.len()];
-                let gradients = &gradients[point * out_plane..][..block.len() * outputs];
-                let sums = &mut sums[point * channels.len() * outputs..][..channels.len() * outputs];
+                let using = block.using(point / PATCH, point % PATCH);
+                let patches = &patches[point * in_plane..][using.start * inputs..using.end * inputs];
+                let gradients = &gradients[point * out_plane..][using.start * outputs..using.end * outputs];
+                let sums = &mut sums[point * inputs * outputs..][..inputs * outputs];
                 let mut o = 0;
                 while o < outputs {
                     o += if outputs - o >= 2 * S::LANES {
-                        add_products::<S, 8, 2>(s, patches, channels.len(), gradients, outputs, o, sums)
+                        add_products::<S, 8, 2>(s, patches, inputs, gradients, outputs, o, sums)
                     } else {
-                        add_products::<S, 8, 1>(s, patches, channels.len(), gradients, outputs, o, sums)
+                        add_products::<S, 8, 1>(s, patches, inputs, gradients, outputs, o, sums)
                     };
                 }
             }
@@ -190,52 +187,60 @@ fn add_products<S: Simd, const MR: usize, const NV: usize>(
 
 /// `A dY A^T` of some tiles, `[point][tile][output]`.
 #[inline(always)]
-fn transform_gradient<S: Simd>(
-    s: S,
-    d: &ConvDims,
-    dy: &[f32],
-    tiles: Range<usize>,
-    plane: usize,
-    gradients: &mut [f32],
-) {
-    let (h, w, outputs) = (d.h, d.w, d.c_out);
-    assert!(tiles.len() * outputs <= plane && POINTS * plane <= gradients.len());
+fn transform_gradient<S: Simd>(s: S, d: &ConvDims, dy: &[f32], block: &Block, plane: usize, gradients: &mut [f32]) {
+    let outputs = d.c_out;
+    assert!(block.tiles().len() * outputs <= plane && POINTS * plane <= gradients.len());
     assert!(outputs.is_multiple_of(S::LANES));
-    for (index, tile) in tiles.enumerate() {
-        let (n, top, left) = place(d, tile);
-        let (rows, cols) = (TILE.min(h - top), TILE.min(w - left));
-        let source = dy[((n * h + top) * w + left) * outputs..].as_ptr();
+    for (index, tile) in block.tiles().iter().enumerate() {
+        let first = ((tile.n * d.h + tile.top) * d.w + tile.left) * outputs;
+        let source = dy[first..][..((tile.rows - 1) * d.w + tile.cols) * outputs].as_ptr();
         let target = gradients[index * outputs..].as_mut_ptr();
         for o in (0..outputs).step_by(S::LANES) {
-            let mut half = [[s.splat(0.0); PATCH]; TILE];
-            for (i, row) in half.iter_mut().enumerate().take(rows) {
-                let values = std::array::from_fn(|j| {
-                    if j < cols {
-                        // SAFETY: row `top + i < h` and column `left + j < w` of picture `n` have `outputs` floats.
-                        unsafe { s.load(source.add((i * w + j) * outputs + o)) }
-                    } else {
-                        s.splat(0.0)
-                    }
-                });
-                *row = gradient_transform(s, values);
-            }
-            for v in 0..PATCH {
-                let column = gradient_transform(s, std::array::from_fn(|i| half[i][v]));
-                for (u, value) in column.into_iter().enumerate() {
-                    // SAFETY: a plane has room for all outputs of all tiles, and `gradients` for every plane.
-                    unsafe { s.store(target.add((u * PATCH + v) * plane + o), value) };
-                }
+            let (source, target) = (source.wrapping_add(o), target.wrapping_add(o));
+            if tile.is_whole() {
+                transform_tile::<S, true>(s, tile, source, d.w * outputs, outputs, target, plane);
+            } else {
+                transform_tile::<S, false>(s, tile, source, d.w * outputs, outputs, target, plane);
             }
         }
     }
 }
 
-/// `A y`.
+/// One vector of outputs of one tile.
 #[inline(always)]
-fn gradient_transform<S: Simd>(s: S, y: [S::V; TILE]) -> [S::V; PATCH] {
-    let (two, four, eight) = (s.splat(2.0), s.splat(4.0), s.splat(8.0));
-    let (even, odd) = (s.add(y[0], y[2]), s.add(y[1], y[3]));
-    let even2 = s.fma(four, y[2], y[0]);
-    let odd2 = s.fma(eight, y[3], s.mul(two, y[1]));
-    [y[0], s.add(even, odd), s.sub(even, odd), s.add(even2, odd2), s.sub(even2, odd2), y[3]]
+fn transform_tile<S: Simd, const WHOLE: bool>(
+    s: S,
+    tile: &Tile,
+    source: *const f32,
+    row: usize,
+    outputs: usize,
+    target: *mut f32,
+    plane: usize,
+) {
+    let (rows, cols) = if WHOLE { (TILE, TILE) } else { (tile.rows, tile.cols) };
+    let mut half = [[s.splat(0.0); PATCH]; TILE];
+    for (i, half) in half.iter_mut().enumerate() {
+        if i < rows {
+            let values = std::array::from_fn(|j| {
+                if j < cols {
+                    // SAFETY: the caller took `rows` rows of the pictures, each with `cols` pixels of `outputs` floats.
+                    unsafe { s.load(source.add(i * row + j * outputs)) }
+                } else {
+                    s.splat(0.0)
+                }
+            });
+            *half = gradient_transform(s, cols, values);
+        }
+    }
+    for v in 0..PATCH {
+        if uses(cols, v) {
+            let column = gradient_transform(s, rows, std::array::from_fn(|i| half[i][v]));
+            for (u, value) in column.into_iter().enumerate() {
+                if uses(rows, u) {
+                    // SAFETY: a plane has room for all outputs of all tiles, and there are `POINTS` planes.
+                    unsafe { s.store(target.add((u * PATCH + v) * plane), value) };
+                }
+            }
+        }
+    }
 }

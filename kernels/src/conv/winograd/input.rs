@@ -1,0 +1,202 @@
+//! The transform of the input, `B^T d B`, of the tiles of a block.
+
+use std::ops::Range;
+
+use super::tiles::{PATCH, POINTS, Tile, input_transform, uses};
+use crate::act::{Act, Activation, Identity, Relu, Silu};
+use crate::conv::part::Part;
+use crate::simd::Simd;
+
+/// Zeros that stand for pixels outside a picture.
+static ZEROS: [f32; 16] = [0.0; 16];
+
+/// Pictures `[n, h, w, channels]`, their channels in one part or several.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) parts: &'a [Part<'a>],
+    pub(super) h: usize,
+    pub(super) w: usize,
+}
+
+impl Source<'_> {
+    /// Transforms some channels of some tiles into `patches`, `[point][tile][channel]` with `plane` floats from point to
+    /// point; every part must have whole vectors of channels.
+    #[inline(always)]
+    pub(super) fn transform<S: Simd>(
+        &self,
+        s: S,
+        tiles: &[Tile],
+        channels: Range<usize>,
+        plane: usize,
+        patches: &mut [f32],
+    ) {
+        assert!(tiles.len() * channels.len() <= plane && POINTS * plane <= patches.len());
+        let mut first = 0;
+        for part in self.parts {
+            let wanted = channels.start.max(first)..channels.end.min(first + part.channels);
+            if !wanted.is_empty() {
+                let view = View {
+                    part,
+                    h: self.h,
+                    w: self.w,
+                    channels: wanted.start - first..wanted.end - first,
+                    plane,
+                    row: channels.len(),
+                };
+                // SAFETY: `patches` has room for `POINTS` planes, each for `row` channels of every tile, and the channels
+                // wanted begin at this place of a row.
+                let target = unsafe { patches.as_mut_ptr().add(wanted.start - channels.start) };
+                match (part.is_plain(), part.map.map_or(Act::None, |map| map.act)) {
+                    (true, _) => view.tiles::<S, Identity, true>(s, tiles, target),
+                    (_, Act::None) => view.tiles::<S, Identity, false>(s, tiles, target),
+                    (_, Act::Relu) => view.tiles::<S, Relu, false>(s, tiles, target),
+                    (_, Act::Silu) => view.tiles::<S, Silu, false>(s, tiles, target),
+                }
+            }
+            first += part.channels;
+        }
+    }
+}
+
+/// Some channels of a part.
+struct View<'a> {
+    part: &'a Part<'a>,
+    h: usize,
+    w: usize,
+    channels: Range<usize>,
+    plane: usize,
+    /// Floats from tile to tile in a plane.
+    row: usize,
+}
+
+/// How the pixels of a vector of channels are read.
+#[derive(Clone, Copy)]
+struct Reading<V> {
+    scale: V,
+    shift: V,
+    add: V,
+}
+
+impl<V: Copy> Reading<V> {
+    #[inline(always)]
+    fn read<S: Simd<V = V>, A: Activation, const PLAIN: bool>(&self, s: S, x: V) -> V {
+        if PLAIN { x } else { s.add(A::value(s, s.fma(x, self.scale, self.shift)), self.add) }
+    }
+}
+
+impl View<'_> {
+    #[inline(always)]
+    fn tiles<S: Simd, A: Activation, const PLAIN: bool>(&self, s: S, tiles: &[Tile], target: *mut f32) {
+        assert!(self.channels.end <= self.part.channels);
+        assert!(self.channels.start.is_multiple_of(S::LANES) && self.channels.end.is_multiple_of(S::LANES));
+        for (index, tile) in tiles.iter().enumerate() {
+            let target = target.wrapping_add(index * self.row);
+            let inside =
+                tile.top > 0 && tile.left > 0 && tile.top + PATCH - 1 <= self.h && tile.left + PATCH - 1 <= self.w;
+            if tile.is_whole() && inside {
+                self.inner::<S, A, PLAIN>(s, tile, target);
+            } else {
+                self.border::<S, A, PLAIN>(s, tile, target);
+            }
+        }
+    }
+
+    /// What the pixels of sample `n` at the channels from `c` on are read with.
+    #[inline(always)]
+    fn reading<S: Simd>(&self, s: S, n: usize, c: usize) -> Reading<S::V> {
+        let (channels, zero) = (self.part.channels, s.splat(0.0));
+        // SAFETY: the tables were checked to have `channels` floats for each sample they distinguish, and a whole vector
+        // of channels begins at `c`.
+        let load = |row: &[f32]| unsafe { s.load(row.as_ptr().add(c)) };
+        let (scale, shift) = match &self.part.map {
+            Some(map) => {
+                let (scale, shift) = map.row(n, channels);
+                (load(scale), load(shift))
+            }
+            None => (s.splat(1.0), zero),
+        };
+        let add = self.part.add.map_or(zero, |add| load(&add[n * channels..][..channels]));
+        Reading { scale, shift, add }
+    }
+
+    /// A whole tile whose patch lies within the picture.
+    #[inline(always)]
+    fn inner<S: Simd, A: Activation, const PLAIN: bool>(&self, s: S, tile: &Tile, target: *mut f32) {
+        let channels = self.part.channels;
+        let source =
+            self.part.values[((tile.n * self.h + tile.top - 1) * self.w + tile.left - 1) * channels..].as_ptr();
+        for c in self.channels.clone().step_by(S::LANES) {
+            let reading = self.reading(s, tile.n, c);
+            let mut rows = [[s.splat(0.0); PATCH]; PATCH];
+            for (u, row) in rows.iter_mut().enumerate() {
+                let d = std::array::from_fn(|v| {
+                    // SAFETY: the patch lies within the picture, and a whole vector of channels begins at `c`.
+                    let x = unsafe { s.load(source.add((u * self.w + v) * channels + c)) };
+                    reading.read::<S, A, PLAIN>(s, x)
+                });
+                *row = input_transform(s, 4, d);
+            }
+            let target = target.wrapping_add(c - self.channels.start);
+            for v in 0..PATCH {
+                let column = input_transform(s, 4, std::array::from_fn(|u| rows[u][v]));
+                for (u, value) in column.into_iter().enumerate() {
+                    // SAFETY: the caller vouches that every plane has room for all channels of all tiles.
+                    unsafe { s.store(target.add((u * PATCH + v) * self.plane), value) };
+                }
+            }
+        }
+    }
+
+    /// Any tile: pixels outside the picture are zero, and points that a tile cut off does not use are left out.
+    #[inline(always)]
+    fn border<S: Simd, A: Activation, const PLAIN: bool>(&self, s: S, tile: &Tile, target: *mut f32) {
+        let (channels, values) = (self.part.channels, self.part.values);
+        let (patch_rows, patch_cols) = (tile.rows + 2, tile.cols + 2);
+        let mut sources = [ZEROS.as_ptr(); POINTS];
+        let mut steps = [0usize; POINTS];
+        let mut masks = [0.0f32; POINTS];
+        for u in 0..patch_rows {
+            for v in 0..patch_cols {
+                // The patch begins one row above and one column to the left of its outputs.
+                let (i, j) = (tile.top + u, tile.left + v);
+                if i >= 1 && i <= self.h && j >= 1 && j <= self.w {
+                    let pixel = (tile.n * self.h + i - 1) * self.w + j - 1;
+                    sources[u * PATCH + v] = values[pixel * channels..].as_ptr();
+                    steps[u * PATCH + v] = 1;
+                    masks[u * PATCH + v] = 1.0;
+                }
+            }
+        }
+        for c in self.channels.clone().step_by(S::LANES) {
+            let reading = self.reading(s, tile.n, c);
+            let mut rows = [[s.splat(0.0); PATCH]; PATCH];
+            for (u, row) in rows.iter_mut().enumerate() {
+                if u >= patch_rows {
+                    break;
+                }
+                let d = std::array::from_fn(|v| {
+                    let at = u * PATCH + v;
+                    // SAFETY: a pixel has `channels` floats, and a whole vector of them begins at `c`; the zeros that
+                    // stand for the outside are as long as the widest vector and are not stepped through.
+                    let x = unsafe { s.load(sources[at].add(steps[at] * c)) };
+                    let x = reading.read::<S, A, PLAIN>(s, x);
+                    if PLAIN { x } else { s.mul(x, s.splat(masks[at])) }
+                });
+                *row = input_transform(s, tile.cols, d);
+            }
+            let target = target.wrapping_add(c - self.channels.start);
+            for v in 0..PATCH {
+                if !uses(tile.cols, v) {
+                    continue;
+                }
+                let column = input_transform(s, tile.rows, std::array::from_fn(|u| rows[u][v]));
+                for (u, value) in column.into_iter().enumerate() {
+                    if uses(tile.rows, u) {
+                        // SAFETY: the caller vouches that every plane has room for all channels of all tiles.
+                        unsafe { s.store(target.add((u * PATCH + v) * self.plane), value) };
+                    }
+                }
+            }
+        }
+    }
+}

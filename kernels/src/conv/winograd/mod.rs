@@ -1,0 +1,358 @@
+//! 3x3 stride-1 convolution in tiles of at most 4x4 outputs: Winograd's minimal filtering F(4x4, 3x3) and its smaller kin.
+//!
+//! ```text
+//! Y = A^T [ (G g G^T) . (B^T d B) ] A          (Lavin & Gray 2016, arXiv:1509.09308, eq. 8 and section 4.3)
+//! ```
+//!
+//! with `d` a 6x6 tile of one channel's input, `g` a filter, `.` the product element by element. Summed over channels
+//! the products are 36 matrix products of tiles by channels, a quarter of the multiplications of the direct sum. A
+//! block of tiles goes through all three stages while it lies in the second-level cache; filters stream past it, panel by
+//! panel, fetched ahead of their use.
+
+mod input;
+mod panels;
+mod tiles;
+pub(super) mod weight;
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+pub(super) use panels::WinogradPanels;
+
+use super::ConvDims;
+use super::part::{Part, Target};
+use crate::par::Shared;
+use crate::simd::{Simd, WithSimd, dispatch_to};
+use input::Source;
+use tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, output_transform, uses};
+
+/// Floats of transformed input that a block should have at most: 0.9 MB, so that its products fit beside it in 2 MB.
+const BLOCK_FLOATS: usize = 6400 * POINTS;
+/// The fewest tiles for which a block makes good use of the filters that stream past it.
+const FEWEST_TILES: usize = 24;
+/// Tasks that a convolution should be divided into, so that several threads find work.
+const TASKS: usize = 8;
+/// Floats of a panel that are multiplied at a time: they stay in the first-level cache.
+const CHUNK_FLOATS: usize = 8192;
+/// Floats between the planes of two points beyond their content, so that the planes do not share cache sets.
+const PLANE_GAP: usize = 16;
+/// Rows that a register tile may touch beyond the tiles of a block.
+const SLACK: usize = 12;
+
+/// How a block's channels and a task's outputs are chosen: by shape alone.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    tiles: usize,
+    block: usize,
+}
+
+impl Plan {
+    fn new(tiles: usize, channels: usize, outputs: usize) -> Self {
+        let _ = outputs;
+        let wide = (BLOCK_FLOATS / POINTS / channels / 12 * 12).clamp(FEWEST_TILES, MOST_TILES);
+        let shared = tiles.div_ceil(TASKS).next_multiple_of(6);
+        Self { tiles, block: wide.min(shared) }
+    }
+
+    fn blocks(&self) -> usize {
+        self.tiles.div_ceil(self.block)
+    }
+}
+
+/// A same-size convolution of the joined channels of `parts` with transformed filters, into the joined channels of
+/// `targets`.
+pub(super) fn convolve(
+    d: &ConvDims,
+    parts: &[Part<'_>],
+    filter: &WinogradPanels,
+    bias: Option<&[f32]>,
+    targets: &mut [Target<'_>],
+) {
+    let grid = Grid::new(d);
+    let plan = Plan::new(grid.tiles(), filter.channels, filter.outputs);
+    assert_eq!(
+        parts.iter().map(|part| part.channels).sum::<usize>(),
+        filter.channels,
+        "convolution: input channels of {d:?}"
+    );
+    assert_eq!(
+        targets.iter().map(|t| t.channels).sum::<usize>(),
+        filter.outputs,
+        "convolution: output channels of {d:?}"
+    );
+    let targets: Vec<Place<'_>> = targets
+        .iter_mut()
+        .map(|t| {
+            assert_eq!(t.values.len(), d.n * d.h * d.w * t.channels, "convolution: floats of the output for {d:?}");
+            Place { channels: t.channels, accumulate: t.accumulate, values: Shared::new(t.values) }
+        })
+        .collect();
+    let source = Source { parts, h: d.h, w: d.w };
+    (0..plan.blocks()).into_par_iter().for_each(|block| {
+        let first = block * plan.block;
+        let block = grid.block(first..(first + plan.block).min(plan.tiles));
+        let task = Task { source, filter, bias, targets: &targets, block: &block, tiles: plan.block };
+        with_scratch(POINTS * (task.in_plane() + task.out_plane()), |scratch| {
+            dispatch_to(filter.isa, Staged(task, scratch));
+        });
+    });
+}
+
+/// Calls `f` with a thread's scratch memory, which is kept between calls.
+fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        f(&mut scratch[..len])
+    })
+}
+
+/// Where some channels of the result go.
+struct Place<'a> {
+    channels: usize,
+    accumulate: bool,
+    values: Shared<'a, f32>,
+}
+
+/// A block of tiles.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    source: Source<'a>,
+    filter: &'a WinogradPanels,
+    bias: Option<&'a [f32]>,
+    targets: &'a [Place<'a>],
+    block: &'a Block,
+    /// Tiles that a plane has room for.
+    tiles: usize,
+}
+
+struct Staged<'a>(Task<'a>, &'a mut [f32]);
+
+impl WithSimd for Staged<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Staged(task, scratch) = self;
+        let (patches, products) = scratch.split_at_mut(POINTS * task.in_plane());
+        task.source.transform(s, task.block.tiles(), 0..task.filter.channels, task.in_plane(), patches);
+        for panel in 0..task.filter.count() {
+            match (S::LANES, task.filter.vectors) {
+                (16, 4) => task.multiply::<S, 6, 3, 4>(s, panel, patches, products),
+                (16, 2) => task.multiply::<S, 12, 4, 2>(s, panel, patches, products),
+                (16, _) => task.multiply::<S, 12, 8, 1>(s, panel, patches, products),
+                (8, 2) => task.multiply::<S, 6, 4, 2>(s, panel, patches, products),
+                (4, 2) => task.multiply::<S, 8, 4, 2>(s, panel, patches, products),
+                _ => task.multiply::<S, 6, 3, 1>(s, panel, patches, products),
+            }
+            task.transform_output(s, panel, products);
+        }
+    }
+}
+
+impl Task<'_> {
+    fn in_plane(&self) -> usize {
+        (self.tiles + SLACK) * self.filter.channels + PLANE_GAP
+    }
+
+    fn out_plane(&self) -> usize {
+        (self.tiles + SLACK) * self.filter.width + PLANE_GAP
+    }
+
+    /// The matrix product of every point for one panel of outputs, `[point][tile][width]`, in register tiles of `MR` rows
+    /// and, for what is left, `LESS` rows.
+    #[inline(always)]
+    fn multiply<S: Simd, const MR: usize, const LESS: usize, const NV: usize>(
+        &self,
+        s: S,
+        panel: usize,
+        patches: &[f32],
+        products: &mut [f32],
+    ) {
+        let (filter, width) = (self.filter, NV * S::LANES);
+        let channels = filter.channels;
+        debug_assert_eq!(width, filter.width);
+        let depth = CHUNK_FLOATS / width;
+        for point in 0..POINTS {
+            let tiles = self.block.using(point / PATCH, point % PATCH);
+            let b = filter.panel(panel, point);
+            for c in (0..channels).step_by(depth) {
+                let chunk = &b[c * width..channels.min(c + depth) * width];
+                let mut product = Product {
+                    a: patches[point * self.in_plane() + c..].as_ptr(),
+                    row: channels,
+                    b: chunk.as_ptr(),
+                    depth: chunk.len() / width,
+                    out: products[point * self.out_plane()..].as_mut_ptr(),
+                    accumulate: c > 0,
+                    // What is needed next: the following channels, point or panel lie behind.
+                    ahead: chunk.as_ptr().wrapping_add(chunk.len()),
+                };
+                let ahead = product.ahead;
+                let mut row = tiles.start;
+                while row < tiles.end {
+                    // Each register tile fetches a line for every channel until all lines of the next chunk are fetched.
+                    let line = (row - tiles.start) / MR * 16 * product.depth;
+                    product.ahead = ahead.wrapping_add(if line < chunk.len() { line } else { 0 });
+                    // SAFETY: the planes have room for `SLACK` rows, at least `MR`, beyond the tiles of the block, and
+                    // rows of `channels` and `width` floats.
+                    unsafe {
+                        if tiles.end - row <= LESS {
+                            product.tile::<S, LESS, NV>(s, row);
+                            row += LESS;
+                        } else {
+                            product.tile::<S, MR, NV>(s, row);
+                            row += MR;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// `A^T m A` of every tile for one panel of outputs, written to or added to the targets.
+    #[inline(always)]
+    fn transform_output<S: Simd>(&self, s: S, panel: usize, products: &[f32]) {
+        let width = self.filter.width;
+        let plane = self.out_plane();
+        let mut outputs = panel * width..self.filter.outputs.min((panel + 1) * width);
+        let mut first = 0;
+        for place in self.targets {
+            let end = outputs.end.min(first + place.channels);
+            while outputs.start < end {
+                let o = outputs.start;
+                // SAFETY: the bias has `outputs` floats, a whole number of vectors.
+                let bias = self.bias.map_or(s.splat(0.0), |bias| unsafe { s.load(bias[o..].as_ptr()) });
+                let column =
+                    Column { place, channel: o - first, bias, source: products[o - panel * width..].as_ptr(), plane };
+                for (index, tile) in self.block.tiles().iter().enumerate() {
+                    let offset = index * width;
+                    match (tile.is_whole(), place.accumulate) {
+                        (true, false) => column.tile::<S, true, false>(s, self.source, tile, offset),
+                        (true, true) => column.tile::<S, true, true>(s, self.source, tile, offset),
+                        (false, false) => column.tile::<S, false, false>(s, self.source, tile, offset),
+                        (false, true) => column.tile::<S, false, true>(s, self.source, tile, offset),
+                    }
+                }
+                outputs.start += S::LANES;
+            }
+            first += place.channels;
+        }
+    }
+}
+
+/// A matrix product of some rows with a chunk of a panel.
+struct Product {
+    a: *const f32,
+    /// Floats from row to row of `a`.
+    row: usize,
+    b: *const f32,
+    depth: usize,
+    out: *mut f32,
+    accumulate: bool,
+    /// Where the next chunk is to be fetched from, a line for each step.
+    ahead: *const f32,
+}
+
+impl Product {
+    /// `out[first + i] (+)= sum_c a[first + i][c] b[c]` for `MR` rows.
+    ///
+    /// # Safety
+    /// `a` and `out` must have the rows `first..first + MR`, those of `a` valid for `depth` floats, and `b` `depth` rows of
+    /// `NV` vectors, as `out` has.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(&self, s: S, first: usize) {
+        let width = NV * S::LANES;
+        let out = self.out.wrapping_add(first * width);
+        let rows: [*const f32; MR] = std::array::from_fn(|i| self.a.wrapping_add((first + i) * self.row));
+        let mut sums = [[s.splat(0.0); NV]; MR];
+        // SAFETY: the caller vouches for all three operands.
+        unsafe {
+            if self.accumulate {
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.load(out.add(i * width + v * S::LANES));
+                    }
+                }
+            }
+            let mut b = self.b;
+            for c in 0..self.depth {
+                s.prefetch(self.ahead.wrapping_add(c * 16));
+                let row: [S::V; NV] = std::array::from_fn(|v| s.load(b.add(v * S::LANES)));
+                for i in 0..MR {
+                    let x = s.splat(*rows[i].add(c));
+                    for v in 0..NV {
+                        sums[i][v] = s.fma(x, row[v], sums[i][v]);
+                    }
+                }
+                b = b.add(width);
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (v, sum) in sums.iter().enumerate() {
+                    s.store(out.add(i * width + v * S::LANES), *sum);
+                }
+            }
+        }
+    }
+}
+
+/// A vector of outputs of every tile.
+struct Column<'a, V> {
+    place: &'a Place<'a>,
+    /// The vector's first channel in its target.
+    channel: usize,
+    bias: V,
+    /// The products at the first point of the first tile.
+    source: *const f32,
+    plane: usize,
+}
+
+impl<V: Copy> Column<'_, V> {
+    #[inline(always)]
+    fn tile<S: Simd<V = V>, const WHOLE: bool, const ACCUMULATE: bool>(
+        &self,
+        s: S,
+        pictures: Source<'_>,
+        tile: &Tile,
+        offset: usize,
+    ) {
+        let (rows, cols) = if WHOLE { (TILE, TILE) } else { (tile.rows, tile.cols) };
+        let source = self.source.wrapping_add(offset);
+        let mut half = [[s.splat(0.0); TILE]; PATCH];
+        for (u, row) in half.iter_mut().enumerate() {
+            if uses(rows, u) {
+                let products = std::array::from_fn(|v| {
+                    // SAFETY: every plane has the products of every tile of the block. At points that the tile does not
+                    // use they mean nothing, and the transform leaves them out.
+                    unsafe { s.load(source.add((u * PATCH + v) * self.plane)) }
+                });
+                *row = output_transform(s, cols, products);
+            }
+        }
+        let (w, channels) = (pictures.w, self.place.channels);
+        let start = ((tile.n * pictures.h + tile.top) * w + tile.left) * channels + self.channel;
+        // SAFETY: tiles do not overlap and neither do vectors of channels, so no other task takes these floats.
+        let target =
+            unsafe { self.place.values.part(start, ((rows - 1) * w + cols - 1) * channels + S::LANES) }.as_mut_ptr();
+        for j in 0..TILE {
+            if j < cols {
+                let column = output_transform(s, rows, std::array::from_fn(|u| half[u][j]));
+                for (i, value) in column.into_iter().enumerate() {
+                    if i < rows {
+                        let value = s.add(value, self.bias);
+                        // SAFETY: row `i` and column `j` of the tile lie within the part taken above.
+                        unsafe {
+                            let y = target.add((i * w + j) * channels);
+                            s.store(y, if ACCUMULATE { s.add(value, s.load(y)) } else { value });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
