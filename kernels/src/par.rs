@@ -3,7 +3,9 @@
 //! Every partition here is a function of lengths, never of the number of threads, and every chunk is worked through
 //! in order, so that results have the same bits whatever the pool.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
+use std::thread::LocalKey;
 
 use rayon::prelude::*;
 
@@ -34,6 +36,23 @@ pub(crate) fn tasks(tasks: usize, f: impl Fn(usize) + Sync + Send) {
         1 => f(0),
         _ => (0..tasks).into_par_iter().for_each(f),
     }
+}
+
+/// Memory that a thread keeps from one call to the next, so that it need not be mapped anew each time.
+pub(crate) type Kept<T> = LocalKey<Cell<Vec<T>>>;
+
+/// Runs `f` with `len` elements of the calling thread's memory, which hold whatever was left there.
+///
+/// The memory is taken out of its place meanwhile: a thread that waits for its tasks may be given another call of the
+/// same operation, which then finds the place empty.
+pub(crate) fn with_kept<T: Copy + Default, R>(place: &'static Kept<T>, len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    let mut memory = place.take();
+    if memory.len() < len {
+        memory.resize(len, T::default());
+    }
+    let result = f(&mut memory[..len]);
+    place.set(memory);
+    result
 }
 
 /// A mutable slice that several tasks write to, each its own elements.

@@ -16,9 +16,11 @@
 //!
 //! where <.> is the mean over a group. Forward and backward read memory twice each: once for the sums, once for the result.
 
+use std::cell::Cell;
+
 use crate::act::Act;
-use crate::norm::{Coefficients, Moments, apply, apply_backward, backward_sums, channel_moments};
-use crate::par::{Shared, check_len, chunk_rows, tasks};
+use crate::norm::{Coefficients, Gradient, Moments, apply, apply_backward, backward_sums, channel_moments};
+use crate::par::{Kept, Shared, check_len, chunk_rows, tasks, with_kept};
 
 /// Sizes of a group normalisation of `[n, hw, c]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,14 +64,18 @@ pub struct Affine<'a> {
 }
 
 #[track_caller]
-fn check(d: &GroupNormDims, x: &[f32], affine: &Affine<'_>, stats: &[f32]) {
+fn check_groups(d: &GroupNormDims) {
     assert!(
         d.groups > 0 && d.c.is_multiple_of(d.groups),
         "group norm: {} channels cannot be split into {} equal groups",
         d.c,
         d.groups
     );
-    check_len("group norm", "x", x.len(), d.len());
+}
+
+#[track_caller]
+fn check_affine(d: &GroupNormDims, affine: &Affine<'_>, stats: &[f32]) {
+    check_groups(d);
     check_len("group norm", "gamma", affine.gamma.len(), d.c);
     check_len("group norm", "beta", affine.beta.len(), d.c);
     if let Some((scale, shift)) = affine.scale_shift {
@@ -79,21 +85,54 @@ fn check(d: &GroupNormDims, x: &[f32], affine: &Affine<'_>, stats: &[f32]) {
     check_len("group norm", "stats", stats.len(), d.stats_len());
 }
 
-/// The per-channel constants of sample `n` into its `[4, c]` of the table.
-fn coefficients(d: &GroupNormDims, affine: &Affine<'_>, n: usize, stats: &[f32], table: &mut [f32]) {
+#[track_caller]
+fn check(d: &GroupNormDims, x: &[f32], affine: &Affine<'_>, stats: &[f32]) {
+    check_affine(d, affine, stats);
+    check_len("group norm", "x", x.len(), d.len());
+}
+
+/// The statistics of groups without elements.
+fn of_nothing(d: &GroupNormDims, stats: &mut [f32]) {
+    for stats in stats.chunks_exact_mut(2) {
+        (stats[0], stats[1]) = Moments::default().stats(d.eps);
+    }
+}
+
+thread_local! {
+    /// Moments of the groups in each chunk.
+    static MOMENTS: Cell<Vec<Moments>> = const { Cell::new(Vec::new()) };
+    /// Moments of the channels of a chunk.
+    static CHANNELS: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
+    /// Sums of the channels of each chunk.
+    static SUMS: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
+    /// Constants of the channels of each sample.
+    static TABLE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Factor and offset that follow the normalisation of channel `k` of sample `n`: gamma (1 + scale) and
+/// beta (1 + scale) + shift.
+fn factor_and_offset(d: &GroupNormDims, affine: &Affine<'_>, n: usize, k: usize) -> (f64, f64) {
+    let (gamma, beta) = (f64::from(affine.gamma[k]), f64::from(affine.beta[k]));
+    match affine.scale_shift {
+        Some((scale, shift)) => {
+            let scale = 1.0 + f64::from(scale[n * d.c + k]);
+            (gamma * scale, beta * scale + f64::from(shift[n * d.c + k]))
+        }
+        None => (gamma, beta),
+    }
+}
+
+/// The per-channel constants of sample `n`, given its statistics, into its `[3, c]` of the table.
+fn constants(d: &GroupNormDims, affine: &Affine<'_>, n: usize, stats: &[f32], table: &mut [f32]) {
     let (c, width) = (d.c, d.c / d.groups);
     let (mean, rest) = table.split_at_mut(c);
-    let (rstd, rest) = rest.split_at_mut(c);
-    let (a, b) = rest.split_at_mut(c);
+    let (p, b) = rest.split_at_mut(c);
     for k in 0..c {
-        let (scale, shift) = match affine.scale_shift {
-            Some((scale, shift)) => (1.0 + scale[n * c + k], shift[n * c + k]),
-            None => (1.0, 0.0),
-        };
+        let (factor, offset) = factor_and_offset(d, affine, n, k);
+        let rstd = f64::from(stats[2 * (k / width) + 1]);
         mean[k] = stats[2 * (k / width)];
-        rstd[k] = stats[2 * (k / width) + 1];
-        a[k] = affine.gamma[k] * scale;
-        b[k] = affine.beta[k] * scale + shift;
+        p[k] = (factor * rstd) as f32;
+        b[k] = offset as f32;
     }
 }
 
@@ -145,6 +184,97 @@ impl Chunks {
     }
 }
 
+/// The moments of the groups of each chunk, `[chunk, groups]`, and what is made of them.
+struct Statistics<'a> {
+    d: &'a GroupNormDims,
+    chunks: &'a Chunks,
+    x: &'a [f32],
+    partial: Shared<'a, Moments>,
+    stats: Shared<'a, f32>,
+}
+
+impl<'a> Statistics<'a> {
+    /// Runs `f` with places for the moments of all chunks.
+    fn with(d: &GroupNormDims, x: &[f32], stats: &mut [f32], f: impl FnOnce(&Statistics<'_>)) {
+        let chunks = Chunks::new(d);
+        with_kept(&MOMENTS as &Kept<Moments>, chunks.count() * d.groups, |partial| {
+            f(&Statistics { d, chunks: &chunks, x, partial: Shared::new(partial), stats: Shared::new(stats) });
+        });
+    }
+
+    /// The moments of chunk `i`.
+    fn chunk(&self, i: usize) {
+        let (c, groups) = (self.d.c, self.d.groups);
+        let (width, (_, start, len)) = (c / groups, self.chunks.at(i));
+        with_kept(&CHANNELS as &Kept<f64>, 2 * c, |channels| {
+            channel_moments(&self.x[start..][..len], c, channels);
+            let (means, m2) = channels.split_at(c);
+            // SAFETY: only this call takes the partial moments of this chunk.
+            let partial = unsafe { self.partial.part(i * groups, groups) };
+            for ((partial, means), m2) in partial.iter_mut().zip(means.chunks_exact(width)).zip(m2.chunks_exact(width))
+            {
+                *partial = Moments::of_channels(len / c, means, m2);
+            }
+        });
+    }
+
+    /// The statistics of sample `n`, once its chunks are done.
+    fn sample(&self, n: usize) -> &'a [f32] {
+        let (groups, per_sample) = (self.d.groups, self.chunks.per_sample);
+        // SAFETY: the sample's chunks are done, and only this call takes what belongs to the sample.
+        let (partial, stats) = unsafe {
+            let partial = self.partial.read(n * per_sample * groups, per_sample * groups);
+            (partial, self.stats.part(n * 2 * groups, 2 * groups))
+        };
+        for group in 0..groups {
+            let all = partial.iter().skip(group).step_by(groups);
+            let moments = all.fold(Moments::default(), |sum, part| sum.merge(*part));
+            (stats[2 * group], stats[2 * group + 1]) = moments.stats(self.d.eps);
+        }
+        stats
+    }
+}
+
+/// Mean and reciprocal deviation of each group into `stats` (`[n, groups, 2]`).
+///
+/// # Panics
+/// If a slice's length is not that of `d`, or `groups` does not divide `c`.
+pub fn statistics(d: &GroupNormDims, x: &[f32], stats: &mut [f32]) {
+    check_groups(d);
+    check_len("group norm", "x", x.len(), d.len());
+    check_len("group norm", "stats", stats.len(), d.stats_len());
+    if d.is_empty() {
+        return of_nothing(d, stats);
+    }
+    Statistics::with(d, x, stats, |s| {
+        tasks(s.chunks.count(), |i| s.chunk(i));
+        for n in 0..d.n {
+            s.sample(n);
+        }
+    });
+}
+
+/// The normalisation with given statistics as one factor and one offset of each channel of each sample, both
+/// `[n, c]`: `z = x scale + shift`. This is what a [`crate::map::Map`] with a table per sample carries out.
+///
+/// # Panics
+/// If a slice's length is not that of `d`, or `groups` does not divide `c`.
+pub fn coefficients(d: &GroupNormDims, affine: &Affine<'_>, stats: &[f32], scale: &mut [f32], shift: &mut [f32]) {
+    check_affine(d, affine, stats);
+    check_len("group norm coefficients", "scale", scale.len(), d.n * d.c);
+    check_len("group norm coefficients", "shift", shift.len(), d.n * d.c);
+    let (c, width) = (d.c, d.c / d.groups);
+    for n in 0..d.n {
+        for k in 0..c {
+            let stats = &stats[2 * (n * d.groups + k / width)..][..2];
+            let (factor, offset) = factor_and_offset(d, affine, n, k);
+            let factor = factor * f64::from(stats[1]);
+            scale[n * c + k] = factor as f32;
+            shift[n * c + k] = (offset - f64::from(stats[0]) * factor) as f32;
+        }
+    }
+}
+
 /// Normalises, scales, shifts and activates `x` into `y`; `stats` (`[n, groups, 2]`) receives mean and reciprocal
 /// deviation for the backward pass.
 ///
@@ -154,50 +284,25 @@ pub fn forward(d: &GroupNormDims, x: &[f32], affine: &Affine<'_>, act: Act, y: &
     check(d, x, affine, stats);
     check_len("group norm", "y", y.len(), d.len());
     if d.is_empty() {
-        for stats in stats.chunks_exact_mut(2) {
-            (stats[0], stats[1]) = Moments::default().stats(d.eps);
-        }
-        return;
+        return of_nothing(d, stats);
     }
-    let (c, width, groups) = (d.c, d.c / d.groups, d.groups);
-    let chunks = Chunks::new(d);
-    let mut partial = vec![Moments::default(); chunks.count() * groups];
-    let mut table = vec![0f32; d.n * 4 * c];
-    let (partial, table) = (Shared::new(&mut partial), Shared::new(&mut table));
-    let (y, stats) = (Shared::new(y), Shared::new(stats));
-    chunks.run(
-        |i| {
-            let (_, start, len) = chunks.at(i);
-            let mut channels = vec![0f64; 2 * c];
-            channel_moments(&x[start..][..len], c, &mut channels);
-            let (means, m2) = channels.split_at(c);
-            // SAFETY: only this call takes the partial moments of this chunk.
-            let partial = unsafe { partial.part(i * groups, groups) };
-            for ((partial, means), m2) in partial.iter_mut().zip(means.chunks_exact(width)).zip(m2.chunks_exact(width))
-            {
-                *partial = Moments::of_channels(len / c, means, m2);
-            }
-        },
-        |n| {
-            // SAFETY: the sample's chunks are done, and only this call takes what belongs to the sample.
-            let (partial, stats, table) = unsafe {
-                let partial = partial.part(n * chunks.per_sample * groups, chunks.per_sample * groups);
-                (partial, stats.part(n * 2 * groups, 2 * groups), table.part(n * 4 * c, 4 * c))
-            };
-            for group in 0..groups {
-                let all = partial.iter().skip(group).step_by(groups);
-                let moments = all.fold(Moments::default(), |sum, part| sum.merge(*part));
-                (stats[2 * group], stats[2 * group + 1]) = moments.stats(d.eps);
-            }
-            coefficients(d, affine, n, stats, table);
-        },
-        |i| {
-            let (n, start, len) = chunks.at(i);
-            // SAFETY: chunks are disjoint, and the sample's table is no longer written to.
-            let (y, table) = unsafe { (y.part(start, len), table.read(n * 4 * c, 4 * c)) };
-            apply(act, &x[start..][..len], Coefficients::of(table), y);
-        },
-    );
+    let (c, y) = (d.c, Shared::new(y));
+    with_kept(&TABLE as &Kept<f32>, d.n * 3 * c, |table| {
+        let table = Shared::new(table);
+        Statistics::with(d, x, stats, |s| {
+            s.chunks.run(
+                |i| s.chunk(i),
+                // SAFETY: only this call takes the constants of the sample.
+                |n| constants(d, affine, n, s.sample(n), unsafe { table.part(n * 3 * c, 3 * c) }),
+                |i| {
+                    let (n, start, len) = s.chunks.at(i);
+                    // SAFETY: chunks are disjoint, and the sample's constants are no longer written to.
+                    let (y, table) = unsafe { (y.part(start, len), table.read(n * 3 * c, 3 * c)) };
+                    apply(act, &x[start..][..len], Coefficients::of(table), y);
+                },
+            );
+        });
+    });
 }
 
 /// The backward pass: adds to `dx`, `dgamma`, `dbeta`, and to the gradients of scale and shift (each `[n, c]`).
@@ -218,8 +323,60 @@ pub fn backward(
     dbeta: &mut [f32],
     dscale_shift: Option<(&mut [f32], &mut [f32])>,
 ) {
+    backward_of(d, x, affine, act, stats, Gradient::Add(dy), dx, dgamma, dbeta, dscale_shift);
+}
+
+/// [`backward`], but `dx` is overwritten; the other gradients are added to.
+///
+/// # Panics
+/// As [`backward`].
+pub fn backward_into(
+    d: &GroupNormDims,
+    x: &[f32],
+    affine: &Affine<'_>,
+    act: Act,
+    stats: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    dscale_shift: Option<(&mut [f32], &mut [f32])>,
+) {
+    backward_of(d, x, affine, act, stats, Gradient::Overwrite(dy), dx, dgamma, dbeta, dscale_shift);
+}
+
+/// [`backward`], but overwrites the gradient of the output with that of the input.
+///
+/// # Panics
+/// As [`backward`].
+pub fn backward_in_place(
+    d: &GroupNormDims,
+    x: &[f32],
+    affine: &Affine<'_>,
+    act: Act,
+    stats: &[f32],
+    dy_becomes_dx: &mut [f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    dscale_shift: Option<(&mut [f32], &mut [f32])>,
+) {
+    backward_of(d, x, affine, act, stats, Gradient::InPlace, dy_becomes_dx, dgamma, dbeta, dscale_shift);
+}
+
+fn backward_of(
+    d: &GroupNormDims,
+    x: &[f32],
+    affine: &Affine<'_>,
+    act: Act,
+    stats: &[f32],
+    dy: Gradient<'_>,
+    dx: &mut [f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    dscale_shift: Option<(&mut [f32], &mut [f32])>,
+) {
     check(d, x, affine, stats);
-    check_len("group norm backward", "dy", dy.len(), d.len());
+    dy.check("group norm backward", d.len());
     check_len("group norm backward", "dx", dx.len(), d.len());
     check_len("group norm backward", "dgamma", dgamma.len(), d.c);
     check_len("group norm backward", "dbeta", dbeta.len(), d.c);
@@ -231,64 +388,91 @@ pub fn backward(
     if d.is_empty() {
         return;
     }
-    let (c, width, groups) = (d.c, d.c / d.groups, d.groups);
     let chunks = Chunks::new(d);
-    let mut partial = vec![0f64; chunks.count() * 2 * c];
-    let mut table = vec![0f32; d.n * 7 * c];
-    let dx = Shared::new(dx);
-    let (shared, table) = (Shared::new(&mut partial), Shared::new(&mut table));
-    // For each sample the seven constants of a channel: four of the forward pass now, p, q and r between the passes.
-    for n in 0..d.n {
-        // SAFETY: no task has the table yet.
-        coefficients(d, affine, n, &stats[n * 2 * groups..][..2 * groups], unsafe { table.part(n * 7 * c, 4 * c) });
+    with_kept(&SUMS as &Kept<f64>, chunks.count() * 2 * d.c, |sums| {
+        with_kept(&TABLE as &Kept<f32>, d.n * 5 * d.c, |table| {
+            backward_passes(d, x, affine, act, stats, dy, dx, &chunks, sums, table);
+        });
+        let sample = |n: usize| sums[n * chunks.per_sample * 2 * d.c..][..2 * d.c].split_at(d.c);
+        backward_affine(d, affine, sample, dgamma, dbeta, dscale_shift);
+    });
+}
+
+/// Writes `dx`, and the sums S1 and S2 of each sample to the place of its first chunk.
+fn backward_passes(
+    d: &GroupNormDims,
+    x: &[f32],
+    affine: &Affine<'_>,
+    act: Act,
+    stats: &[f32],
+    dy: Gradient<'_>,
+    dx: &mut [f32],
+    chunks: &Chunks,
+    sums: &mut [f64],
+    table: &mut [f32],
+) {
+    let (c, width, groups) = (d.c, d.c / d.groups, d.groups);
+    // For each sample five constants of a channel: three of the forward pass now, q and r between the passes.
+    for (n, table) in table.chunks_exact_mut(5 * c).enumerate() {
+        constants(d, affine, n, &stats[n * 2 * groups..][..2 * groups], &mut table[..3 * c]);
     }
+    let (dx, shared, table) = (Shared::new(dx), Shared::new(sums), Shared::new(table));
     chunks.run(
         |i| {
             let (n, start, len) = chunks.at(i);
-            // SAFETY: only this call takes the sums of this chunk, and these constants are no longer written to.
-            let (out, table) = unsafe { (shared.part(i * 2 * c, 2 * c), table.read(n * 7 * c, 4 * c)) };
-            backward_sums(act, &x[start..][..len], &dy[start..][..len], Coefficients::of(table), out);
+            // SAFETY: only this call takes the sums of this chunk; these constants are no longer written to, and the
+            // gradients of this sample not before all its sums are known.
+            let (out, table, dx) =
+                unsafe { (shared.part(i * 2 * c, 2 * c), table.read(n * 5 * c, 3 * c), dx.read(start, len)) };
+            let dy = dy.part(start, len).read(dx);
+            backward_sums(act, &x[start..][..len], dy, Coefficients::of(table), out);
         },
         |n| {
-            // SAFETY: the sample's chunks are done, and only this call takes the sums and p, q, r of the sample.
-            let (sums, t, pqr) = unsafe {
+            // SAFETY: the sample's chunks are done, and only this call takes the sums and q and r of the sample.
+            let (sums, t, qr) = unsafe {
                 let sums = shared.part(n * chunks.per_sample * 2 * c, chunks.per_sample * 2 * c);
-                (sums, table.read(n * 7 * c, 4 * c), table.part(n * 7 * c + 4 * c, 3 * c))
+                (sums, table.read(n * 5 * c, 3 * c), table.part(n * 5 * c + 3 * c, 2 * c))
             };
-            // The sums of a sample are gathered in its first chunk's place.
             let (sums, others) = sums.split_at_mut(2 * c);
             for other in others.chunks_exact(2 * c) {
                 for (sum, other) in sums.iter_mut().zip(other) {
                     *sum += other;
                 }
             }
-            let (s1, s2) = sums.split_at(c);
+            let (s1, centred) = sums.split_at_mut(c);
             let t = Coefficients::of(t);
-            let (p, rest) = pqr.split_at_mut(c);
-            let (q, r) = rest.split_at_mut(c);
+            let (q, r) = qr.split_at_mut(c);
             let elements = (d.hw * width) as f64;
-            for first in (0..c).step_by(width) {
-                let group = first..first + width;
-                let mean_of = |s: &[f64]| group.clone().map(|k| f64::from(t.a[k]) * s[k]).sum::<f64>() / elements;
-                let (mean1, mean2) = (mean_of(s1), mean_of(s2));
-                for k in group.clone() {
-                    let rstd = f64::from(t.rstd[k]);
-                    p[k] = (rstd * f64::from(t.a[k])) as f32;
-                    q[k] = (rstd * mean1) as f32;
-                    r[k] = (rstd * mean2) as f32;
-                }
+            for group in 0..groups {
+                let channels = group * width..(group + 1) * width;
+                let rstd = f64::from(stats[2 * (n * groups + group) + 1]);
+                let mean_of = |s: &[f64]| channels.clone().map(|k| f64::from(t.p[k]) * s[k]).sum::<f64>() / elements;
+                q[channels.clone()].fill(mean_of(s1) as f32);
+                r[channels.clone()].fill((mean_of(centred) * rstd * rstd) as f32);
+                // From here on the sum of dz xhat.
+                centred[channels].iter_mut().for_each(|sum| *sum *= rstd);
             }
         },
         |i| {
             let (n, start, len) = chunks.at(i);
-            // SAFETY: chunks are disjoint, and the sample's table is no longer written to.
-            let (dx, table) = unsafe { (dx.part(start, len), table.read(n * 7 * c, 7 * c)) };
-            let (t, pqr) = table.split_at(4 * c);
-            apply_backward(act, &x[start..][..len], &dy[start..][..len], Coefficients::of(t), pqr, dx);
+            // SAFETY: chunks are disjoint, and the sample's constants are no longer written to.
+            let (dx, table) = unsafe { (dx.part(start, len), table.read(n * 5 * c, 5 * c)) };
+            let (t, qr) = table.split_at(3 * c);
+            apply_backward(act, &x[start..][..len], dy.part(start, len), Coefficients::of(t), qr, dx);
         },
     );
+}
 
-    let sums = |n: usize| partial[n * chunks.per_sample * 2 * c..][..2 * c].split_at(c);
+/// Adds the gradients of the affine map, given S1 and S2 of each sample.
+fn backward_affine<'s>(
+    d: &GroupNormDims,
+    affine: &Affine<'_>,
+    sums: impl Fn(usize) -> (&'s [f64], &'s [f64]),
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    dscale_shift: Option<(&mut [f32], &mut [f32])>,
+) {
+    let c = d.c;
     for k in 0..c {
         let (mut sum_gamma, mut sum_beta) = (0f64, 0f64);
         for n in 0..d.n {

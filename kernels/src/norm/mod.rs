@@ -4,9 +4,9 @@
 //! batch), then scale, shift and activate:
 //!
 //! ```text
-//! xhat = (x - mean) rstd,   z = xhat a + b,   y = act(z)
-//! dz = act'(z) dy,   S1 = sum of dz,   S2 = sum of dz xhat   over the rows of a channel
-//! dx += p dz - q - r xhat
+//! z = (x - mean) p + b,   y = act(z),   p = rstd a
+//! dz = act'(z) dy,   S1 = sum of dz,   S2 = sum of dz (x - mean)   over the rows of a channel
+//! dx = p dz - q - r (x - mean)
 //! ```
 //!
 //! The passes here work on a chunk of rows. Sums run in f32 within a chunk and in f64 between chunks (Chan, Golub and
@@ -25,27 +25,41 @@ use crate::simd::{Simd, WithSimd, dispatch};
 #[derive(Clone, Copy)]
 pub(crate) struct Coefficients<'a> {
     mean: &'a [f32],
-    rstd: &'a [f32],
-    a: &'a [f32],
+    p: &'a [f32],
     b: &'a [f32],
 }
 
 impl<'a> Coefficients<'a> {
-    /// Splits `[4, c]`.
+    /// Splits `[3, c]`.
     fn of(table: &'a [f32]) -> Self {
-        let c = table.len() / 4;
+        let c = table.len() / 3;
         let (mean, rest) = table.split_at(c);
-        let (rstd, rest) = rest.split_at(c);
-        let (a, b) = rest.split_at(c);
-        Self { mean, rstd, a, b }
+        let (p, b) = rest.split_at(c);
+        Self { mean, p, b }
     }
 
-    /// xhat and z of the channels at `i`.
+    /// The constants of the channels at `i`.
     #[inline(always)]
-    fn normalise<S: Simd, const FULL: bool>(&self, s: S, x: S::V, i: usize) -> (S::V, S::V) {
-        let centred = s.sub(x, get::<S, FULL>(s, self.mean, i));
-        let xhat = s.mul(centred, get::<S, FULL>(s, self.rstd, i));
-        (xhat, s.fma(xhat, get::<S, FULL>(s, self.a, i), get::<S, FULL>(s, self.b, i)))
+    fn vectors<S: Simd, const FULL: bool>(&self, s: S, i: usize) -> Constants<S> {
+        let (mean, p) = (get::<S, FULL>(s, self.mean, i), get::<S, FULL>(s, self.p, i));
+        Constants { mean, p, b: get::<S, FULL>(s, self.b, i) }
+    }
+}
+
+/// A vector of each of the [`Coefficients`].
+#[derive(Clone, Copy)]
+struct Constants<S: Simd> {
+    mean: S::V,
+    p: S::V,
+    b: S::V,
+}
+
+impl<S: Simd> Constants<S> {
+    /// x - mean and z.
+    #[inline(always)]
+    fn normalise(&self, s: S, x: S::V) -> (S::V, S::V) {
+        let centred = s.sub(x, self.mean);
+        (centred, s.fma(centred, self.p, self.b))
     }
 }
 
@@ -165,7 +179,7 @@ impl WithSimd for ChannelMoments<'_> {
     }
 }
 
-/// `y = act(xhat a + b)` for some rows.
+/// `y = act(z)` for some rows.
 pub(crate) fn apply(act: Act, x: &[f32], t: Coefficients<'_>, y: &mut [f32]) {
     dispatch(Apply { act, x, t, y });
 }
@@ -188,7 +202,7 @@ impl Apply<'_> {
             y: &mut [f32],
             i: usize,
         ) {
-            let (_, z) = t.normalise::<S, FULL>(s, get::<S, FULL>(s, x, i), i);
+            let (_, z) = t.vectors::<S, FULL>(s, i).normalise(s, get::<S, FULL>(s, x, i));
             put::<S, FULL>(s, y, i, A::value(s, z));
         }
         let c = self.t.mean.len();
@@ -230,39 +244,46 @@ pub(crate) struct BackwardSums<'a> {
 }
 
 impl BackwardSums<'_> {
+    /// The sums of `NV` vectors of channels, or of one partial vector, from channel `i` on.
     #[inline(always)]
-    fn run<S: Simd, A: Activation>(self, s: S) {
-        #[inline(always)]
-        fn step<S: Simd, A: Activation, const FULL: bool>(
-            s: S,
-            x: &[f32],
-            dy: &[f32],
-            t: &Coefficients<'_>,
-            sums: (&mut [f32], &mut [f32]),
-            i: usize,
-        ) {
-            let (xhat, z) = t.normalise::<S, FULL>(s, get::<S, FULL>(s, x, i), i);
-            let dz = A::pull_back(s, z, get::<S, FULL>(s, dy, i));
-            let s1 = s.add(get::<S, FULL>(s, sums.0, i), dz);
-            put::<S, FULL>(s, sums.0, i, s1);
-            let s2 = s.fma(dz, xhat, get::<S, FULL>(s, sums.1, i));
-            put::<S, FULL>(s, sums.1, i, s2);
-        }
+    fn columns<S: Simd, A: Activation, const NV: usize, const FULL: bool>(&mut self, s: S, i: usize) {
         let c = self.t.mean.len();
-        let full = c / S::LANES * S::LANES;
-        // Rows in order of memory, sums in the first-level cache.
-        let mut sums = vec![0f32; 2 * c];
-        let (s1, s2) = sums.split_at_mut(c);
+        let t: [Constants<S>; NV] = std::array::from_fn(|v| self.t.vectors::<S, FULL>(s, i + v * S::LANES));
+        let (mut s1, mut s2) = ([s.splat(0.0); NV], [s.splat(0.0); NV]);
         for (x, dy) in self.x.chunks_exact(c).zip(self.dy.chunks_exact(c)) {
-            for i in (0..full).step_by(S::LANES) {
-                step::<S, A, true>(s, x, dy, &self.t, (s1, s2), i);
-            }
-            if full < c {
-                step::<S, A, false>(s, x, dy, &self.t, (s1, s2), full);
+            for v in 0..NV {
+                let at = i + v * S::LANES;
+                let (centred, z) = t[v].normalise(s, get::<S, FULL>(s, x, at));
+                let dz = A::pull_back(s, z, get::<S, FULL>(s, dy, at));
+                s1[v] = s.add(s1[v], dz);
+                s2[v] = s.fma(dz, centred, s2[v]);
             }
         }
-        for (out, sum) in self.out.iter_mut().zip(&sums) {
-            *out = f64::from(*sum);
+        for v in 0..NV {
+            let at = i + v * S::LANES;
+            for (sums, out) in [(s1[v], at), (s2[v], c + at)] {
+                let mut lanes = [0f32; MAX_LANES];
+                put::<S, true>(s, &mut lanes, 0, sums);
+                for (out, sum) in self.out[out..][..S::LANES.min(c - at)].iter_mut().zip(&lanes) {
+                    *out = f64::from(*sum);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn run<S: Simd, A: Activation>(mut self, s: S) {
+        let (c, mut i) = (self.t.mean.len(), 0);
+        while i + 2 * S::LANES <= c {
+            self.columns::<S, A, 2, true>(s, i);
+            i += 2 * S::LANES;
+        }
+        if i + S::LANES <= c {
+            self.columns::<S, A, 1, true>(s, i);
+            i += S::LANES;
+        }
+        if i < c {
+            self.columns::<S, A, 1, false>(s, i);
         }
     }
 }
@@ -279,17 +300,53 @@ impl WithSimd for BackwardSums<'_> {
     }
 }
 
-/// `dx += p dz - q - r xhat` for some rows, with `pqr` of `[3, c]`.
-pub(crate) fn apply_backward(act: Act, x: &[f32], dy: &[f32], t: Coefficients<'_>, pqr: &[f32], dx: &mut [f32]) {
-    dispatch(ApplyBackward { act, x, dy, t, pqr, dx });
+/// The gradient of the output, and what becomes of the gradient of the input.
+#[derive(Clone, Copy)]
+pub(crate) enum Gradient<'a> {
+    /// `dx += …`
+    Add(&'a [f32]),
+    /// `dx = …`
+    Overwrite(&'a [f32]),
+    /// `dx` holds the gradient of the output and is overwritten.
+    InPlace,
+}
+
+impl<'a> Gradient<'a> {
+    /// Its elements `start..start + len`, if it lies apart from `dx`.
+    fn part(self, start: usize, len: usize) -> Self {
+        match self {
+            Self::Add(dy) => Self::Add(&dy[start..][..len]),
+            Self::Overwrite(dy) => Self::Overwrite(&dy[start..][..len]),
+            Self::InPlace => Self::InPlace,
+        }
+    }
+
+    /// The gradient of the output, where `dx` stands at the same elements.
+    fn read(self, dx: &'a [f32]) -> &'a [f32] {
+        match self {
+            Self::Add(dy) | Self::Overwrite(dy) => dy,
+            Self::InPlace => dx,
+        }
+    }
+
+    fn check(self, operation: &str, len: usize) {
+        if let Self::Add(dy) | Self::Overwrite(dy) = self {
+            crate::par::check_len(operation, "dy", dy.len(), len);
+        }
+    }
+}
+
+/// `dx (+)= p dz - q - r (x - mean)` for some rows, with `qr` of `[2, c]`.
+pub(crate) fn apply_backward(act: Act, x: &[f32], dy: Gradient<'_>, t: Coefficients<'_>, qr: &[f32], dx: &mut [f32]) {
+    dispatch(ApplyBackward { act, x, dy, t, qr, dx });
 }
 
 pub(crate) struct ApplyBackward<'a> {
     pub(crate) act: Act,
     pub(crate) x: &'a [f32],
-    pub(crate) dy: &'a [f32],
+    pub(crate) dy: Gradient<'a>,
     pub(crate) t: Coefficients<'a>,
-    pub(crate) pqr: &'a [f32],
+    pub(crate) qr: &'a [f32],
     pub(crate) dx: &'a mut [f32],
 }
 
@@ -300,29 +357,37 @@ impl ApplyBackward<'_> {
         fn step<S: Simd, A: Activation, const FULL: bool>(
             s: S,
             x: &[f32],
-            dy: &[f32],
+            dy: Gradient<'_>,
             t: &Coefficients<'_>,
-            (p, q, r): (&[f32], &[f32], &[f32]),
+            (q, r): (&[f32], &[f32]),
             dx: &mut [f32],
             i: usize,
         ) {
-            let (xhat, z) = t.normalise::<S, FULL>(s, get::<S, FULL>(s, x, i), i);
-            let dz = A::pull_back(s, z, get::<S, FULL>(s, dy, i));
-            let mean_part = s.fma(get::<S, FULL>(s, r, i), xhat, get::<S, FULL>(s, q, i));
-            let gradient = s.sub(s.mul(get::<S, FULL>(s, p, i), dz), mean_part);
-            let sum = s.add(get::<S, FULL>(s, dx, i), gradient);
+            let t = t.vectors::<S, FULL>(s, i);
+            let (centred, z) = t.normalise(s, get::<S, FULL>(s, x, i));
+            let dy_at = match dy {
+                Gradient::Add(dy) | Gradient::Overwrite(dy) => get::<S, FULL>(s, dy, i),
+                Gradient::InPlace => get::<S, FULL>(s, dx, i),
+            };
+            let dz = A::pull_back(s, z, dy_at);
+            let mean_part = s.fma(get::<S, FULL>(s, r, i), centred, get::<S, FULL>(s, q, i));
+            let gradient = s.sub(s.mul(t.p, dz), mean_part);
+            let sum = match dy {
+                Gradient::Add(_) => s.add(get::<S, FULL>(s, dx, i), gradient),
+                Gradient::Overwrite(_) | Gradient::InPlace => gradient,
+            };
             put::<S, FULL>(s, dx, i, sum);
         }
         let c = self.t.mean.len();
         let full = c / S::LANES * S::LANES;
-        let (p, rest) = self.pqr.split_at(c);
-        let pqr = (p, &rest[..c], &rest[c..]);
-        for ((x, dy), dx) in self.x.chunks_exact(c).zip(self.dy.chunks_exact(c)).zip(self.dx.chunks_exact_mut(c)) {
+        let qr = self.qr.split_at(c);
+        for (row, (x, dx)) in self.x.chunks_exact(c).zip(self.dx.chunks_exact_mut(c)).enumerate() {
+            let dy = self.dy.part(row * c, c);
             for i in (0..full).step_by(S::LANES) {
-                step::<S, A, true>(s, x, dy, &self.t, pqr, dx, i);
+                step::<S, A, true>(s, x, dy, &self.t, qr, dx, i);
             }
             if full < c {
-                step::<S, A, false>(s, x, dy, &self.t, pqr, dx, full);
+                step::<S, A, false>(s, x, dy, &self.t, qr, dx, full);
             }
         }
     }

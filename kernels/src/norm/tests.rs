@@ -1,6 +1,6 @@
 use super::*;
 use crate::simd::{Isa, dispatch_to};
-use crate::testing::{self, ACTS, assert_close, numbers, wide};
+use crate::testing::{self, ACTS, added, assert_close, numbers, wide};
 
 /// Rows and channels with tails of every kind.
 const SHAPES: [(usize, usize); 9] =
@@ -61,11 +61,10 @@ fn merged_moments_are_those_of_the_union() {
     assert_eq!((mean, rstd), (0.0, 2.0));
 }
 
-/// xhat and z in f64.
+/// x - mean and z in f64.
 fn normalised(x: f64, table: &[f32], c: usize, k: usize) -> (f64, f64) {
-    let [mean, rstd, a, b] = [0, 1, 2, 3].map(|i| f64::from(table[i * c + k]));
-    let xhat = (x - mean) * rstd;
-    (xhat, xhat * a + b)
+    let [mean, p, b] = [0, 1, 2].map(|i| f64::from(table[i * c + k]));
+    (x - mean, (x - mean) * p + b)
 }
 
 fn slope(act: Act, z: f64) -> f64 {
@@ -85,28 +84,33 @@ fn passes_agree_with_f64_for_every_instruction_set() {
         for (rows, c) in SHAPES {
             for act in ACTS {
                 let what = format!("{isa:?} {rows}x{c} {act:?}");
-                let (x, dy, table, pqr) =
-                    (numbers(rows * c, 1), numbers(rows * c, 2), numbers(4 * c, 3), numbers(3 * c, 4));
+                let (x, dy, table, qr) =
+                    (numbers(rows * c, 1), numbers(rows * c, 2), numbers(3 * c, 3), numbers(2 * c, 4));
                 let t = Coefficients::of(&table);
                 let (mut y, mut sums, before) = (vec![f32::NAN; rows * c], vec![f64::NAN; 2 * c], numbers(rows * c, 5));
-                let mut dx = before.clone();
                 dispatch_to(isa, Apply { act, x: &x, t, y: &mut y });
                 dispatch_to(isa, BackwardSums { act, x: &x, dy: &dy, t, out: &mut sums });
-                dispatch_to(isa, ApplyBackward { act, x: &x, dy: &dy, t, pqr: &pqr, dx: &mut dx });
+                let dx = |dy: Gradient<'_>, mut dx: Vec<f32>| {
+                    dispatch_to(isa, ApplyBackward { act, x: &x, dy, t, qr: &qr, dx: &mut dx });
+                    dx
+                };
 
                 let (mut exact_y, mut exact_sums, mut exact_dx) = (vec![], vec![0f64; 2 * c], vec![]);
                 for i in 0..rows * c {
                     let k = i % c;
-                    let (xhat, z) = normalised(f64::from(x[i]), &table, c, k);
+                    let (centred, z) = normalised(f64::from(x[i]), &table, c, k);
                     let dz = slope(act, z) * f64::from(dy[i]);
                     exact_y.push(testing::act(act, z));
                     exact_sums[k] += dz;
-                    exact_sums[c + k] += dz * xhat;
-                    let [p, q, r] = [0, 1, 2].map(|j| f64::from(pqr[j * c + k]));
-                    exact_dx.push(f64::from(before[i]) + p * dz - q - r * xhat);
+                    exact_sums[c + k] += dz * centred;
+                    let [q, r] = [0, 1].map(|j| f64::from(qr[j * c + k]));
+                    exact_dx.push(f64::from(table[c + k]) * dz - q - r * centred);
                 }
                 assert_close(&what, &y, &exact_y, 1e-6);
-                assert_close(&what, &dx, &exact_dx, 1e-6);
+                let summed = added(&before, &exact_dx);
+                assert_close(&what, &dx(Gradient::Add(&dy), before), &summed, 1e-6);
+                assert_close(&what, &dx(Gradient::Overwrite(&dy), vec![f32::NAN; rows * c]), &exact_dx, 1e-6);
+                assert_close(&what, &dx(Gradient::InPlace, dy.clone()), &exact_dx, 1e-6);
                 for (sum, exact) in sums.iter().zip(&exact_sums) {
                     assert!((sum - exact).abs() <= 2e-6 * (rows as f64).max(4.0), "{what}: {sum}, exactly {exact}");
                 }

@@ -112,3 +112,45 @@ fn bits_do_not_depend_on_threads() {
 fn lengths_are_checked() {
     forward_eval(&dims(1, 3), &[0.0; 3], &[0.0; 2], &[0.0; 3], Act::None, &[0.0; 3], &[1.0; 3], &mut [0.0; 3]);
 }
+
+/// What a reader makes of factors and offsets.
+fn mapped(d: &BatchNormDims, x: &[f32], scale: &[f32], shift: &[f32], act: Act) -> Vec<f32> {
+    let mut y = vec![f32::NAN; d.len()];
+    let map = crate::map::Map { scale, shift, per_sample: false, act };
+    crate::map::apply(1, d.rows, d.c, x, &map, &mut y);
+    y
+}
+
+#[test]
+fn coefficients_carry_the_normalisation_out() {
+    for d in [dims(0, 3), dims(5, 0), dims(2, 17), dims(1000, 64)] {
+        let (x, gamma, beta) = (numbers(d.len(), 1), numbers(d.c, 2), numbers(d.c, 3));
+        let (mut scale, mut shift, mut stats) = (vec![f32::NAN; d.c], vec![f32::NAN; d.c], vec![f32::NAN; 2 * d.c]);
+        statistics(&d, &x, &mut stats, None);
+        coefficients(d.c, &stats, &gamma, &beta, &mut scale, &mut shift);
+        let exact = reference(&d, &wide(&x), &wide(&gamma), &wide(&beta), Act::Relu);
+        assert_close(&format!("{d:?}"), &mapped(&d, &x, &scale, &shift, Act::Relu), &exact, 2e-6);
+
+        let (mean, var) = (numbers(d.c, 4), numbers(d.c, 5).iter().map(|v| v + 2.5).collect::<Vec<f32>>());
+        let mut y = vec![f32::NAN; d.len()];
+        forward_eval(&d, &x, &gamma, &beta, Act::Silu, &mean, &var, &mut y);
+        coefficients_eval(d.c, d.eps, &mean, &var, &gamma, &beta, &mut scale, &mut shift);
+        assert_close(&format!("{d:?}"), &mapped(&d, &x, &scale, &shift, Act::Silu), &wide(&y), 2e-6);
+    }
+}
+
+#[test]
+fn the_backward_pass_in_place_has_the_same_bits() {
+    for d in [dims(0, 3), dims(11, 5), dims(1000, 64)] {
+        for act in ACTS {
+            let (x, dy, gamma, beta) = (numbers(d.len(), 1), numbers(d.len(), 2), numbers(d.c, 3), numbers(d.c, 4));
+            let mut stats = vec![0.0; 2 * d.c];
+            statistics(&d, &x, &mut stats, None);
+            let [mut dx, mut dgamma, mut dbeta] = [vec![0.0; d.len()], numbers(d.c, 6), numbers(d.c, 7)];
+            backward(&d, &x, &gamma, &beta, act, &stats, &dy, &mut dx, &mut dgamma, &mut dbeta);
+            let [mut in_place, mut dgamma_2, mut dbeta_2] = [dy, numbers(d.c, 6), numbers(d.c, 7)];
+            backward_in_place(&d, &x, &gamma, &beta, act, &stats, &mut in_place, &mut dgamma_2, &mut dbeta_2);
+            assert_eq!([dx, dgamma, dbeta], [in_place, dgamma_2, dbeta_2], "{d:?} {act:?}");
+        }
+    }
+}

@@ -224,3 +224,49 @@ fn bits_do_not_depend_on_threads() {
 fn groups_are_checked() {
     let _ = Case::new(dims(1, 2, 6, 4), Act::None, false).forward();
 }
+
+#[test]
+fn coefficients_carry_the_normalisation_out() {
+    for d in [dims(0, 4, 8, 2), dims(2, 0, 8, 2), dims(3, 49, 40, 8), dims(1, 1025, 32, 32), dims(9, 256, 64, 4)] {
+        for adaptive in [false, true] {
+            let case = Case::new(d, Act::Silu, adaptive);
+            let (exact, expected_stats) = case.forward();
+            let (mut scale, mut shift) = (vec![f32::NAN; d.n * d.c], vec![f32::NAN; d.n * d.c]);
+            let (mut stats, mut y) = (vec![f32::NAN; d.stats_len()], vec![f32::NAN; d.len()]);
+            statistics(&d, &case.x, &mut stats);
+            assert!(stats == expected_stats, "{d:?}");
+            coefficients(&d, &case.affine(), &stats, &mut scale, &mut shift);
+            let map = crate::map::Map { scale: &scale, shift: &shift, per_sample: true, act: case.act };
+            crate::map::apply(d.n, d.hw, d.c, &case.x, &map, &mut y);
+            assert_close(&format!("{d:?} {adaptive}"), &y, &wide(&exact), 2e-6);
+        }
+    }
+}
+
+#[test]
+fn gradients_that_are_overwritten_have_the_same_bits() {
+    for d in [dims(2, 0, 4, 2), dims(2, 5, 6, 3), dims(9, 300, 64, 8), dims(2, 2000, 32, 4)] {
+        let case = Case::new(d, Act::Silu, true);
+        let stats = case.forward().1;
+        let run = |way: usize| {
+            let [mut dx, mut dgamma, mut dbeta, mut dscale, mut dshift] = case.before();
+            let extra = Some((&mut dscale[..], &mut dshift[..]));
+            let (x, affine, act, dy) = (&case.x, &case.affine(), case.act, &case.dy);
+            match way {
+                0 => {
+                    dx.fill(0.0);
+                    backward(&d, x, affine, act, &stats, dy, &mut dx, &mut dgamma, &mut dbeta, extra);
+                }
+                1 => backward_into(&d, x, affine, act, &stats, dy, &mut dx, &mut dgamma, &mut dbeta, extra),
+                _ => {
+                    dx.copy_from_slice(dy);
+                    backward_in_place(&d, x, affine, act, &stats, &mut dx, &mut dgamma, &mut dbeta, extra);
+                }
+            }
+            [dx, dgamma, dbeta, dscale, dshift]
+        };
+        let added = run(0);
+        assert!(added == run(1), "overwritten {d:?}");
+        assert!(added == run(2), "in place {d:?}");
+    }
+}
