@@ -1,6 +1,7 @@
-//! Repository chores: `cargo xtask tidy` checks the invariants that ARCHITECTURE.md states.
+//! Repository chores: `cargo xtask tidy` checks the invariants that ARCHITECTURE.md states, `cargo xtask bench` measures.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod tidy;
 
 use std::path::PathBuf;
@@ -20,12 +21,15 @@ struct Args {
 enum Chore {
     /// Checks the invariants of ARCHITECTURE.md: crate directions, files and printing, unsafe code, file lengths.
     Tidy,
+    /// Verifies, then times whole networks, alone or against other programs; see bench/README.md.
+    Bench(Box<bench::BenchArgs>),
 }
 
 fn main() -> ExitCode {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let outcome = match Args::parse().chore {
         Chore::Tidy => tidy::run(&root),
+        Chore::Bench(args) => bench::run(&root, &args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
