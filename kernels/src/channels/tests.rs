@@ -1,4 +1,5 @@
 use super::*;
+use crate::simd::{Isa, dispatch_to};
 use crate::testing::{assert_close, assert_same_bits_for_any_pool, numbers, wide};
 
 #[test]
@@ -91,4 +92,36 @@ fn bits_do_not_depend_on_threads() {
 #[should_panic(expected = "concat: b has 1 elements, its dimensions ask for 2")]
 fn lengths_are_checked() {
     concat(1, &[0.0], 1, &[0.0], 2, &mut [0.0; 3]);
+}
+
+#[test]
+fn sums_and_additions_agree_with_f64_on_every_instruction_set() {
+    for &isa in Isa::available() {
+        for (rows, c) in [(1, 1), (7, 1), (500, 1), (131, 2), (97, 3), (65, 4), (3, 5), (33, 17), (6, 64), (11, 131)] {
+            let (x, before) = (numbers(rows * c, 1), numbers(rows * c, 2));
+            let (mut sums, mut y) = (vec![f32::NAN; c], before.clone());
+            dispatch_to(isa, SumRows { c, x: &x, sums: &mut sums });
+            let exact: Vec<f64> = (0..c).map(|k| x.iter().skip(k).step_by(c).map(|x| f64::from(*x)).sum()).collect();
+            assert_close(&format!("{isa:?} {rows}x{c}"), &sums, &exact, 2e-6);
+            // Rows in reverse, without the first channel.
+            let slice = ChannelSlice { data: &x, row: c, offset: 1 };
+            dispatch_to(isa, AddRows { c: c - 1, x: slice, y: &mut y[..rows * (c - 1)], row: |i| rows - 1 - i });
+            for (i, y) in y[..rows * (c - 1)].iter().enumerate() {
+                let from = (rows - 1 - i / (c - 1)) * c + 1 + i % (c - 1);
+                assert_eq!(*y, before[i] + x[from], "{isa:?} {rows}x{c} at {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sample_does_not_depend_on_its_neighbours() {
+    for (hw, c) in [(5, 7), (900, 33), (16, 64)] {
+        let n = 40;
+        let dy = numbers(n * hw * c, 1);
+        let (mut all, mut one) = (vec![0.0; n * c], vec![0.0; c]);
+        add_bias_backward(n, hw, c, &dy, &mut all);
+        add_bias_backward(1, hw, c, &dy[(n - 1) * hw * c..], &mut one);
+        assert_eq!(all[(n - 1) * c..], one, "{hw} {c}");
+    }
 }
