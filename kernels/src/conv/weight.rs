@@ -40,13 +40,17 @@ pub(super) fn backward_weight_by(
 ) {
     d.check("conv::backward_weight", x.len(), dy.len());
     assert_eq!(dw.len(), d.weight_len(), "conv::backward_weight: floats of the filter's gradient for {d:?}");
-    if let Some(db) = db {
+    if let Some(db) = &db {
         assert_eq!(db.len(), d.c_out, "conv::backward_weight: floats of the bias' gradient for {d:?}");
-        backward_bias(d.c_out, dy, db);
     }
     match algorithm {
-        Algorithm::Winograd4 => winograd::weight::backward_weight(isa, d, &[Part::plain(x, d.c_in)], dy, dw),
-        Algorithm::Gather => backward_gathered(isa, d, x, dy, dw),
+        Algorithm::Winograd4 => winograd::weight::backward_weight(isa, d, &[Part::plain(x, d.c_in)], dy, dw, db),
+        Algorithm::Gather => {
+            if let Some(db) = db {
+                backward_bias(d.c_out, dy, db);
+            }
+            backward_gathered(isa, d, x, dy, dw);
+        }
     }
 }
 

@@ -1,170 +1,431 @@
-//! The gradient of the filter by the transpose of F(4x4, 3x3).
+//! The gradient of the filter by the transpose of F(4x4, 3x3), and the gradient of the bias.
 //!
 //! ```text
 //! dg = G^T [ sum_tiles (B^T d B) . (A dY A^T) ] G
 //! ```
 //!
 //! in the notation of [`super::winograd`]: the adjoint of `Y = A^T [(G g G^T) . (B^T d B)] A` with respect to `g`.
+//!
+//! A task is responsible for some channels, some outputs and some tiles. Its 36 matrices of sums stay in the second-level
+//! cache while the tiles pass by in blocks, transformed, multiplied and forgotten; only the nine taps of its result leave
+//! the cache. Tiles are transformed once for every task that needs them: reading them back from memory would take longer.
+//! Point (1, 1) of a tile's transformed gradient is the sum of the tile, which gives the gradient of the bias.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::input::Source;
-use super::tiles::{Block, Grid, PATCH, POINTS, TILE, Tile, gradient_transform, uses};
+use super::tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, gradient_transform, uses};
 use super::{PLANE_GAP, with_scratch};
 use crate::conv::ConvDims;
 use crate::conv::part::Part;
+use crate::par::{Kept, Shared, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
-/// Tiles whose products are summed in registers.
-const BLOCK_TILES: usize = 32;
-/// Channels of the input that a task is responsible for: its sums stay in the second-level cache.
-const TASK_CHANNELS: usize = 64;
+/// The most channels, and the most outputs, of a task: the sums of 64 by 64 take 0.6 MB.
+const PART: usize = 64;
+/// Channels and outputs are divided in multiples of this, which every register tile divides or is left over by.
+const UNIT: usize = 16;
+/// Floats of sums and transformed tiles that a task works on: 1.5 MB.
+const TASK_FLOATS: usize = 384 * 1024;
+/// Tasks that the work should be divided into, so that several threads find some.
+const TASKS: usize = 16;
 /// Tiles that justify a partial sum of their own.
-const GROUP_TILES: usize = 256;
-/// The most partial sums.
-const GROUPS: usize = 8;
-/// Outputs that the last transform handles together; it divides the number of outputs.
-const OUTPUTS_AT_ONCE: usize = 8;
+const GROUP_TILES: usize = 128;
+/// Taps of a filter.
+const TAPS: usize = 9;
+/// The point whose gradient is the sum of the tile: (1, 1).
+const SUM_POINT: usize = PATCH + 1;
+/// Floats of the longest vector.
+const MOST_LANES: usize = 16;
 
-/// The gradient of the filter, added to `dw` `[c_out, c_in, 3, 3]`; channels must come in whole vectors.
-pub(in crate::conv) fn backward_weight(isa: Isa, d: &ConvDims, parts: &[Part<'_>], dy: &[f32], dw: &mut [f32]) {
-    let (c_in, c_out) = (d.c_in, d.c_out);
+thread_local! {
+    static PARTIAL: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+/// Where a thread keeps partial sums between calls.
+static KEPT: &Kept<f32> = &PARTIAL;
+
+/// How the work is divided: by shape alone.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    tiles: usize,
+    channels: usize,
+    outputs: usize,
+    /// Into how many parts each of them is divided.
+    groups: usize,
+    channel_parts: usize,
+    output_parts: usize,
+    /// The most tiles that a task transforms at a time.
+    block: usize,
+}
+
+impl Plan {
+    fn new(tiles: usize, channels: usize, outputs: usize) -> Self {
+        let (channel_parts, output_parts) = (channels.div_ceil(PART), outputs.div_ceil(PART));
+        let parts = channel_parts * output_parts;
+        let groups = TASKS.div_ceil(parts).min(tiles / GROUP_TILES).max(1);
+        let (widest_in, widest_out) = (widest(channels, channel_parts), widest(outputs, output_parts));
+        let left = TASK_FLOATS.saturating_sub(POINTS * widest_in * widest_out);
+        let block = (left / POINTS / (widest_in + widest_out)).clamp(24, MOST_TILES);
+        Self { tiles, channels, outputs, groups, channel_parts, output_parts, block }
+    }
+
+    fn tasks(&self) -> usize {
+        self.groups * self.channel_parts * self.output_parts
+    }
+
+    /// Group, tiles, channels and outputs of a task.
+    fn task(&self, index: usize) -> (usize, Range<usize>, Range<usize>, Range<usize>) {
+        let (rest, o) = (index / self.output_parts, index % self.output_parts);
+        let (group, c) = (rest / self.channel_parts, rest % self.channel_parts);
+        let tiles = group * self.tiles / self.groups..(group + 1) * self.tiles / self.groups;
+        (group, tiles, part(self.channels, self.channel_parts, c), part(self.outputs, self.output_parts, o))
+    }
+}
+
+/// Part `index` of `parts` even parts, in multiples of [`UNIT`] but for the last.
+fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
+    let units = len.div_ceil(UNIT);
+    index * units / parts * UNIT..len.min((index + 1) * units / parts * UNIT)
+}
+
+fn widest(len: usize, parts: usize) -> usize {
+    len.min(len.div_ceil(UNIT).div_ceil(parts) * UNIT)
+}
+
+/// The gradient of the filter, added to `dw` `[c_out, c_in, 3, 3]`, and of the bias, added to `db` `[c_out]`; channels, those
+/// of every part as well, must come in whole vectors.
+pub(in crate::conv) fn backward_weight(
+    isa: Isa,
+    d: &ConvDims,
+    parts: &[Part<'_>],
+    dy: &[f32],
+    dw: &mut [f32],
+    db: Option<&mut [f32]>,
+) {
     let grid = Grid::new(d);
-    let tiles = grid.tiles();
-    let groups = (tiles / GROUP_TILES).clamp(1, GROUPS);
-    // `[group][range of channels][point][channel][output]`
-    let mut partial = vec![0.0f32; groups * POINTS * c_in * c_out];
-    let tasks: Vec<(usize, Range<usize>, &mut [f32])> = partial
-        .chunks_mut(POINTS * c_in * c_out)
-        .enumerate()
-        .flat_map(|(group, sums)| {
-            sums.chunks_mut(POINTS * TASK_CHANNELS * c_out).enumerate().map(move |(part, sums)| {
-                let first = part * TASK_CHANNELS;
-                (group, first..(first + TASK_CHANNELS).min(c_in), sums)
-            })
-        })
-        .collect();
-    tasks.into_par_iter().for_each(|(group, channels, sums)| {
-        let tiles = group * tiles / groups..(group + 1) * tiles / groups;
-        let source = Source { parts, h: d.h, w: d.w };
-        let needed = POINTS * (BLOCK_TILES * (channels.len() + c_out) + 2 * PLANE_GAP);
-        with_scratch(needed, |scratch| {
-            dispatch_to(isa, Task { d, source, grid, dy, channels, tiles, scratch, sums });
+    let plan = Plan::new(grid.tiles(), d.c_in, d.c_out);
+    if plan.tiles == 0 {
+        return;
+    }
+    // One group needs no partial sums of the filter: every task adds to its own part of the gradient.
+    let sums = if plan.groups > 1 { d.weight_len() } else { 0 };
+    with_kept(KEPT, plan.groups * (sums + d.c_out), |partial| {
+        let (partial, partial_bias) = partial.split_at_mut(plan.groups * sums);
+        let shared = (Shared::new(dw), Shared::new(partial), Shared::new(partial_bias));
+        (0..plan.tasks()).into_par_iter().for_each(|index| {
+            let (group, tiles, channels, outputs) = plan.task(index);
+            let task = Task {
+                isa,
+                d,
+                source: Source { parts, h: d.h, w: d.w },
+                grid,
+                dy,
+                channels,
+                outputs,
+                tiles,
+                block: plan.block,
+                dw: shared.0,
+                partial: (plan.groups > 1).then_some((shared.1, group * sums)),
+                partial_bias: (db.is_some() && index / plan.output_parts % plan.channel_parts == 0)
+                    .then_some((shared.2, group * d.c_out)),
+            };
+            with_scratch(task.scratch(), |scratch| dispatch_to(isa, Staged(task, scratch)));
         });
-    });
-    dw.par_chunks_mut(OUTPUTS_AT_ONCE * c_in * 9).enumerate().for_each(|(chunk, dw)| {
-        let first = chunk * OUTPUTS_AT_ONCE;
-        for c in 0..c_in {
-            let mut sums = [[0.0f32; OUTPUTS_AT_ONCE]; POINTS];
-            let part = c / TASK_CHANNELS;
-            let in_part = TASK_CHANNELS.min(c_in - part * TASK_CHANNELS);
-            for group in partial.chunks_exact(POINTS * c_in * c_out) {
-                let part = &group[part * POINTS * TASK_CHANNELS * c_out..][..POINTS * in_part * c_out];
-                for (point, sums) in sums.iter_mut().enumerate() {
-                    let row = &part[(point * in_part + c % TASK_CHANNELS) * c_out + first..][..OUTPUTS_AT_ONCE];
-                    for (sum, value) in sums.iter_mut().zip(row) {
-                        *sum += value;
-                    }
-                }
-            }
-            let rows: [[[f32; OUTPUTS_AT_ONCE]; 3]; PATCH] =
-                std::array::from_fn(|u| filter_gradient(std::array::from_fn(|v| sums[u * PATCH + v])));
-            for v in 0..3 {
-                let column = filter_gradient(std::array::from_fn(|u| rows[u][v]));
-                for (u, values) in column.iter().enumerate() {
-                    for (o, value) in values.iter().enumerate() {
-                        dw[(o * c_in + c) * 9 + 3 * u + v] += value;
-                    }
+        if plan.groups > 1 {
+            let (row, partial) = (d.c_in * TAPS, &*partial);
+            dw.par_chunks_mut(row).enumerate().for_each(|(output, dw)| {
+                dispatch_to(isa, Merge { channels: d.c_in, partial: &partial[output * row..], group: sums, dw });
+            });
+        }
+        if let Some(db) = db {
+            for sums in partial_bias.chunks_exact(d.c_out) {
+                for (total, sum) in db.iter_mut().zip(sums) {
+                    *total += sum;
                 }
             }
         }
     });
 }
 
-/// `G^T m` for several outputs at once.
-#[inline(always)]
-fn filter_gradient<const N: usize>(m: [[f32; N]; PATCH]) -> [[f32; N]; 3] {
-    let mut out = [[0.0; N]; 3];
-    for o in 0..N {
-        let (near, near_difference) = ((m[1][o] + m[2][o]) / 6.0, (m[2][o] - m[1][o]) / 6.0);
-        let (far, far_difference) = ((m[3][o] + m[4][o]) / 24.0, (m[3][o] - m[4][o]) / 24.0);
-        out[0][o] = m[0][o] / 4.0 - near + far;
-        out[1][o] = near_difference + 2.0 * far_difference;
-        out[2][o] = 4.0 * far - near + m[5][o];
-    }
-    out
-}
-
-/// Some tiles and some channels.
+/// Some channels, outputs and tiles.
 struct Task<'a> {
+    isa: Isa,
     d: &'a ConvDims,
     source: Source<'a>,
     grid: Grid,
     dy: &'a [f32],
     channels: Range<usize>,
+    outputs: Range<usize>,
     tiles: Range<usize>,
-    scratch: &'a mut [f32],
-    /// `[point][channel][output]`
-    sums: &'a mut [f32],
+    block: usize,
+    dw: Shared<'a, f32>,
+    /// Partial sums `[group][output][tap][channel]` and where this task's group begins.
+    partial: Option<(Shared<'a, f32>, usize)>,
+    /// Partial sums of the bias `[group][output]`, where this task's group begins, if this task is to write them.
+    partial_bias: Option<(Shared<'a, f32>, usize)>,
 }
 
-impl WithSimd for Task<'_> {
+struct Staged<'a>(Task<'a>, &'a mut [f32]);
+
+impl WithSimd for Staged<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Task { d, source, grid, dy, channels, tiles, scratch, sums } = self;
-        let (inputs, outputs) = (channels.len(), d.c_out);
-        let in_plane = BLOCK_TILES * inputs + PLANE_GAP;
-        let out_plane = BLOCK_TILES * outputs + PLANE_GAP;
-        let (patches, gradients) = scratch.split_at_mut(POINTS * in_plane);
-        for first in tiles.clone().step_by(BLOCK_TILES) {
-            let block = grid.block(first..(first + BLOCK_TILES).min(tiles.end));
-            source.transform(s, block.tiles(), channels.clone(), in_plane, patches);
-            transform_gradient(s, d, dy, &block, out_plane, gradients);
-            for point in 0..POINTS {
-                let using = block.using(point / PATCH, point % PATCH);
-                let patches = &patches[point * in_plane..][using.start * inputs..using.end * inputs];
-                let gradients = &gradients[point * out_plane..][using.start * outputs..using.end * outputs];
-                let sums = &mut sums[point * inputs * outputs..][..inputs * outputs];
-                let mut o = 0;
-                while o < outputs {
-                    o += if outputs - o >= 2 * S::LANES {
-                        add_products::<S, 8, 2>(s, patches, inputs, gradients, outputs, o, sums)
-                    } else {
-                        add_products::<S, 8, 1>(s, patches, inputs, gradients, outputs, o, sums)
-                    };
+        let Staged(task, scratch) = self;
+        let (patches, scratch) = scratch.split_at_mut(POINTS * task.in_plane());
+        let (gradients, sums) = scratch.split_at_mut(POINTS * task.out_plane());
+        let mut bias = [0.0; PART];
+        let blocks = task.tiles.len().div_ceil(task.block);
+        let bound = |index: usize| task.tiles.start + index * task.tiles.len() / blocks;
+        for index in 0..blocks {
+            let block = task.grid.block(bound(index)..bound(index + 1));
+            task.source.transform(s, block.tiles(), task.channels.clone(), task.in_plane(), patches);
+            task.transform_gradient(s, &block, gradients);
+            if task.partial_bias.is_some() {
+                let rows = &gradients[SUM_POINT * task.out_plane()..][..block.tiles().len() * task.outputs.len()];
+                add_rows(s, rows, &mut bias[..task.outputs.len()]);
+            }
+            // The first block writes the sums, so that they need not be zeroed.
+            match (S::LANES, task.isa) {
+                (16, _) => task.multiply::<S, 8>(s, &block, index > 0, patches, gradients, sums),
+                (4, _) => task.multiply::<S, 8>(s, &block, index > 0, patches, gradients, sums),
+                _ => task.multiply::<S, 4>(s, &block, index > 0, patches, gradients, sums),
+            }
+        }
+        if let Some((partial, start)) = task.partial_bias {
+            // SAFETY: of the tasks of a group, only one with these outputs has the first channels, and only it writes here.
+            unsafe { partial.part(start + task.outputs.start, task.outputs.len()) }
+                .copy_from_slice(&bias[..task.outputs.len()]);
+        }
+        task.transform_sums(s, sums);
+    }
+}
+
+impl Task<'_> {
+    fn in_plane(&self) -> usize {
+        self.block * self.channels.len() + PLANE_GAP
+    }
+
+    fn out_plane(&self) -> usize {
+        self.block * self.outputs.len() + PLANE_GAP
+    }
+
+    fn sum_plane(&self) -> usize {
+        self.channels.len() * self.outputs.len() + PLANE_GAP
+    }
+
+    fn scratch(&self) -> usize {
+        POINTS * (self.in_plane() + self.out_plane() + self.sum_plane())
+    }
+
+    /// `A dY A^T` of some tiles, `[point][tile][output]`.
+    #[inline(always)]
+    fn transform_gradient<S: Simd>(&self, s: S, block: &Block, gradients: &mut [f32]) {
+        let (d, plane, outputs) = (self.d, self.out_plane(), self.outputs.len());
+        assert!(block.tiles().len() * outputs <= plane && POINTS * plane <= gradients.len());
+        assert!(outputs.is_multiple_of(S::LANES) && self.outputs.end <= d.c_out);
+        for (index, tile) in block.tiles().iter().enumerate() {
+            let first = ((tile.n * d.h + tile.top) * d.w + tile.left) * d.c_out;
+            let source = self.dy[first..][..((tile.rows - 1) * d.w + tile.cols) * d.c_out].as_ptr();
+            let source = source.wrapping_add(self.outputs.start);
+            let target = gradients[index * outputs..].as_mut_ptr();
+            for o in (0..outputs).step_by(S::LANES) {
+                let (source, target) = (source.wrapping_add(o), target.wrapping_add(o));
+                if tile.is_whole() {
+                    transform_tile::<S, true>(s, tile, source, d.w * d.c_out, d.c_out, target, plane);
+                } else {
+                    transform_tile::<S, false>(s, tile, source, d.w * d.c_out, d.c_out, target, plane);
+                }
+            }
+        }
+    }
+
+    /// `sums[point][o][c] (+)= sum_tiles gradients[point][tile][o] patches[point][tile][c]`
+    #[inline(always)]
+    fn multiply<S: Simd, const MR: usize>(
+        &self,
+        s: S,
+        block: &Block,
+        accumulate: bool,
+        patches: &[f32],
+        gradients: &[f32],
+        sums: &mut [f32],
+    ) {
+        let (channels, outputs) = (self.channels.len(), self.outputs.len());
+        assert!(outputs.is_multiple_of(MR) && channels.is_multiple_of(S::LANES));
+        for point in 0..POINTS {
+            let using = block.using(point / PATCH, point % PATCH);
+            let product = Product {
+                tiles: using.len(),
+                patches: &patches[point * self.in_plane()..][using.start * channels..using.end * channels],
+                gradients: &gradients[point * self.out_plane()..][using.start * outputs..using.end * outputs],
+                channels,
+                outputs,
+            };
+            let sums = &mut sums[point * self.sum_plane()..][..channels * outputs];
+            let mut c = 0;
+            while c < channels {
+                let left = (channels - c) / S::LANES;
+                let vectors = if left == 1 { 1 } else { 2 };
+                for o in (0..outputs).step_by(MR) {
+                    // SAFETY: `MR` outputs and `vectors` vectors of channels are left, and the matrices have `tiles` rows
+                    // and the sums a row for each output, as sliced above.
+                    unsafe {
+                        match vectors {
+                            1 => product.tile::<S, MR, 1>(s, o, c, accumulate, sums),
+                            _ => product.tile::<S, MR, 2>(s, o, c, accumulate, sums),
+                        }
+                    }
+                }
+                c += vectors * S::LANES;
+            }
+        }
+    }
+
+    /// `G^T m G` of all sums, written to the partial sums or added to the gradient.
+    #[inline(always)]
+    fn transform_sums<S: Simd>(&self, s: S, sums: &[f32]) {
+        let (channels, outputs, plane) = (self.channels.len(), self.outputs.len(), self.sum_plane());
+        let c_in = self.d.c_in;
+        assert!(sums.len() >= POINTS * plane);
+        for o in 0..outputs {
+            let row = (self.outputs.start + o) * c_in * TAPS;
+            for c in (0..channels).step_by(S::LANES) {
+                let source = sums[o * channels + c..].as_ptr();
+                let mut rows = [[s.splat(0.0); 3]; PATCH];
+                for (u, row) in rows.iter_mut().enumerate() {
+                    let mut m = [s.splat(0.0); PATCH];
+                    for (v, m) in m.iter_mut().enumerate() {
+                        // SAFETY: each plane has a row of `channels` floats for every output, whole vectors.
+                        *m = unsafe { s.load(source.add((u * PATCH + v) * plane)) };
+                    }
+                    *row = filter_gradient(s, m);
+                }
+                let mut taps = [s.splat(0.0); TAPS];
+                for v in 0..3 {
+                    let column = filter_gradient(s, [0, 1, 2, 3, 4, 5].map(|u: usize| rows[u][v]));
+                    (taps[v], taps[3 + v], taps[6 + v]) = (column[0], column[1], column[2]);
+                }
+                let c = self.channels.start + c;
+                match self.partial {
+                    Some((partial, start)) => {
+                        for (tap, value) in taps.into_iter().enumerate() {
+                            // SAFETY: no other task has this group, these outputs and these channels.
+                            let target = unsafe { partial.part(start + row + tap * c_in + c, S::LANES) };
+                            // SAFETY: the target is one vector.
+                            unsafe { s.store(target.as_mut_ptr(), value) };
+                        }
+                    }
+                    // SAFETY: no other task has these outputs and these channels.
+                    None => add_taps(s, taps, unsafe { self.dw.part(row + c * TAPS, S::LANES * TAPS) }),
                 }
             }
         }
     }
 }
 
-/// `sums[c, o..] += sum_tiles patches[tile, c] gradients[tile, o..]` for every channel; returns how many outputs.
+/// Adds `[tap][channel]` to `[channel][tap]`.
 #[inline(always)]
-fn add_products<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
-    patches: &[f32],
+fn add_taps<S: Simd>(s: S, taps: [S::V; TAPS], target: &mut [f32]) {
+    let mut values = [0.0f32; TAPS * MOST_LANES];
+    for (values, taps) in values.chunks_exact_mut(MOST_LANES).zip(taps) {
+        // SAFETY: a row is at least as long as a vector.
+        unsafe { s.store(values.as_mut_ptr(), taps) };
+    }
+    for (c, target) in target.chunks_exact_mut(TAPS).enumerate().take(S::LANES) {
+        for (tap, sum) in target.iter_mut().enumerate() {
+            *sum += values[tap * MOST_LANES + c];
+        }
+    }
+}
+
+/// `G^T m`
+#[inline(always)]
+fn filter_gradient<S: Simd>(s: S, m: [S::V; PATCH]) -> [S::V; 3] {
+    let (quarter, sixth) = (s.splat(0.25), s.splat(1.0 / 6.0));
+    let near = s.mul(s.splat(-1.0 / 6.0), s.add(m[1], m[2]));
+    let far = s.add(m[3], m[4]);
+    let difference = s.mul(s.splat(1.0 / 12.0), s.sub(m[3], m[4]));
+    [
+        s.fma(quarter, m[0], s.fma(s.splat(1.0 / 24.0), far, near)),
+        s.fma(sixth, s.sub(m[2], m[1]), difference),
+        s.fma(sixth, far, s.add(near, m[5])),
+    ]
+}
+
+/// Adds up the partial sums of one output, groups in order.
+struct Merge<'a> {
     channels: usize,
-    gradients: &[f32],
+    /// `[tap][channel]` of this output of the first group.
+    partial: &'a [f32],
+    /// Floats from group to group.
+    group: usize,
+    /// `[channel][tap]`
+    dw: &'a mut [f32],
+}
+
+impl WithSimd for Merge<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Merge { channels, partial, group, dw } = self;
+        for (index, dw) in dw.chunks_exact_mut(S::LANES * TAPS).enumerate() {
+            let mut taps = [s.splat(0.0); TAPS];
+            for partial in partial.chunks(group) {
+                for (tap, sum) in taps.iter_mut().enumerate() {
+                    let row = &partial[tap * channels..][index * S::LANES..][..S::LANES];
+                    // SAFETY: the row is one vector.
+                    *sum = s.add(*sum, unsafe { s.load(row.as_ptr()) });
+                }
+            }
+            add_taps(s, taps, dw);
+        }
+    }
+}
+
+/// Two matrices whose rows are tiles.
+struct Product<'a> {
+    tiles: usize,
+    /// `[tile][channel]`
+    patches: &'a [f32],
+    /// `[tile][output]`
+    gradients: &'a [f32],
+    channels: usize,
     outputs: usize,
-    o: usize,
-    sums: &mut [f32],
-) -> usize {
-    let tiles = patches.len() / channels;
-    assert!(channels.is_multiple_of(MR) && o + NV * S::LANES <= outputs);
-    assert!(gradients.len() == tiles * outputs && sums.len() == channels * outputs);
-    for c in (0..channels).step_by(MR) {
-        // SAFETY: `c + MR <= channels`, `o + NV * LANES <= outputs`, and the three matrices have the sizes that were
-        // checked above.
+}
+
+impl Product<'_> {
+    /// `sums[o + i][c..] (+)= sum_tiles gradients[tile][o + i] patches[tile][c..]` for `MR` outputs and `NV` vectors.
+    ///
+    /// # Safety
+    /// `o + MR <= outputs`, `c + NV * LANES <= channels`, and the three matrices must have the sizes that the fields say.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        o: usize,
+        c: usize,
+        accumulate: bool,
+        sums: &mut [f32],
+    ) {
+        let target = sums.as_mut_ptr().wrapping_add(o * self.channels + c);
+        let (mut a, mut b) = (self.gradients.as_ptr().wrapping_add(o), self.patches.as_ptr().wrapping_add(c));
+        let mut acc = [[s.splat(0.0); NV]; MR];
+        // SAFETY: the caller vouches for the matrices.
         unsafe {
-            let target = sums.as_mut_ptr().add(c * outputs + o);
-            let mut acc: [[S::V; NV]; MR] =
-                std::array::from_fn(|i| std::array::from_fn(|v| s.load(target.add(i * outputs + v * S::LANES))));
-            let (mut a, mut b) = (patches.as_ptr().add(c), gradients.as_ptr().add(o));
-            for _ in 0..tiles {
+            if accumulate {
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    for (v, sum) in acc.iter_mut().enumerate() {
+                        *sum = s.load(target.add(i * self.channels + v * S::LANES));
+                    }
+                }
+            }
+            for _ in 0..self.tiles {
                 let row: [S::V; NV] = std::array::from_fn(|v| s.load(b.add(v * S::LANES)));
                 for (i, acc) in acc.iter_mut().enumerate() {
                     let x = s.splat(*a.add(i));
@@ -172,36 +433,25 @@ fn add_products<S: Simd, const MR: usize, const NV: usize>(
                         acc[v] = s.fma(x, row[v], acc[v]);
                     }
                 }
-                a = a.wrapping_add(channels);
-                b = b.wrapping_add(outputs);
+                a = a.wrapping_add(self.outputs);
+                b = b.wrapping_add(self.channels);
             }
             for (i, acc) in acc.iter().enumerate() {
                 for (v, sum) in acc.iter().enumerate() {
-                    s.store(target.add(i * outputs + v * S::LANES), *sum);
+                    s.store(target.add(i * self.channels + v * S::LANES), *sum);
                 }
             }
         }
     }
-    NV * S::LANES
 }
 
-/// `A dY A^T` of some tiles, `[point][tile][output]`.
+/// `sums[o] += sum_rows rows[row][o]`
 #[inline(always)]
-fn transform_gradient<S: Simd>(s: S, d: &ConvDims, dy: &[f32], block: &Block, plane: usize, gradients: &mut [f32]) {
-    let outputs = d.c_out;
-    assert!(block.tiles().len() * outputs <= plane && POINTS * plane <= gradients.len());
-    assert!(outputs.is_multiple_of(S::LANES));
-    for (index, tile) in block.tiles().iter().enumerate() {
-        let first = ((tile.n * d.h + tile.top) * d.w + tile.left) * outputs;
-        let source = dy[first..][..((tile.rows - 1) * d.w + tile.cols) * outputs].as_ptr();
-        let target = gradients[index * outputs..].as_mut_ptr();
-        for o in (0..outputs).step_by(S::LANES) {
-            let (source, target) = (source.wrapping_add(o), target.wrapping_add(o));
-            if tile.is_whole() {
-                transform_tile::<S, true>(s, tile, source, d.w * outputs, outputs, target, plane);
-            } else {
-                transform_tile::<S, false>(s, tile, source, d.w * outputs, outputs, target, plane);
-            }
+fn add_rows<S: Simd>(s: S, rows: &[f32], sums: &mut [f32]) {
+    for row in rows.chunks_exact(sums.len()) {
+        for (sums, row) in sums.chunks_exact_mut(S::LANES).zip(row.chunks_exact(S::LANES)) {
+            // SAFETY: both chunks are one vector.
+            unsafe { s.store(sums.as_mut_ptr(), s.add(s.load(sums.as_ptr()), s.load(row.as_ptr()))) };
         }
     }
 }
@@ -221,14 +471,13 @@ fn transform_tile<S: Simd, const WHOLE: bool>(
     let mut half = [[s.splat(0.0); PATCH]; TILE];
     for (i, half) in half.iter_mut().enumerate() {
         if i < rows {
-            let values = std::array::from_fn(|j| {
+            let mut values = [s.splat(0.0); TILE];
+            for (j, value) in values.iter_mut().enumerate() {
                 if j < cols {
                     // SAFETY: the caller took `rows` rows of the pictures, each with `cols` pixels of `outputs` floats.
-                    unsafe { s.load(source.add(i * row + j * outputs)) }
-                } else {
-                    s.splat(0.0)
+                    *value = unsafe { s.load(source.add(i * row + j * outputs)) };
                 }
-            });
+            }
             *half = gradient_transform(s, cols, values);
         }
     }
