@@ -9,8 +9,8 @@ if [ ! -x .venv/bin/python ]; then
 fi
 .venv/bin/python -m pip install --quiet --requirement requirements.txt
 
-for peer in */Cargo.toml; do
+for peer in candle burn; do
     # In its own folder, where its .cargo/config.toml holds; a target folder of the caller would hide the binary.
-    (cd "$(dirname "$peer")" && cargo build --release --locked --target-dir target)
+    (cd "$peer" && cargo build --release --locked --target-dir target)
 done
 echo "every peer is installed; try: cargo xtask bench --peers"

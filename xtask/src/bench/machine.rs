@@ -43,9 +43,6 @@ pub(super) struct Machine {
     pub(super) kernel: String,
     /// The compiler's version.
     pub(super) rustc: String,
-    /// The fused multiply-add rate of one core with all operands in registers, in GFLOP/s, where it was measured.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) fma_peak_gflops_per_core: Option<f64>,
 }
 
 impl Machine {
@@ -62,7 +59,6 @@ impl Machine {
             system: value(&text("/etc/os-release"), "PRETTY_NAME=").trim_matches('"').to_owned(),
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
             rustc: output(Command::new("rustc").arg("--version")),
-            fma_peak_gflops_per_core: None,
         }
     }
 }

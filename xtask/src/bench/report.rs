@@ -211,9 +211,6 @@ impl Report {
             self.rounds,
             self.seconds,
         );
-        if let Some(peak) = machine.fma_peak_gflops_per_core {
-            _ = writeln!(text, "Fused multiply-adds in registers: {peak:.0} GFLOP/s on one core.\n");
-        }
         _ = writeln!(text, "| {} |\n|---|---|{}", HEADS.join(" | "), "--:|".repeat(HEADS.len() - 2));
         for row in self.rows() {
             _ = writeln!(text, "| {} |", row.join(" | "));
