@@ -109,7 +109,8 @@ pub fn run(root: &Path, args: &BenchArgs) -> Result<bool> {
     print!("{}", report.table());
     ensure!(!report.works.is_empty(), "nothing could be timed; the reasons stand above");
     let path = report.write(&root.join(&args.out))?;
-    eprintln!("wrote {} and the table beside it", path.display());
+    let whole = path.canonicalize().unwrap_or(path);
+    eprintln!("wrote {} and the table beside it", whole.display());
     Ok(report.works.iter().all(|work| work.entries.iter().all(|entry| entry.problem.is_none())))
 }
 
