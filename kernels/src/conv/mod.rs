@@ -11,6 +11,7 @@
 //! convolution" of Dukhan 2019, arXiv:1907.02129). Channels-last storage makes each of them a contiguous run.
 
 mod gather;
+mod joined;
 mod pack;
 mod part;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tests;
 mod weight;
 mod winograd;
 
+pub use joined::{backward_input_joined, backward_weight_joined, forward_joined};
 pub use pack::Filter;
 pub use part::{Part, Target};
 pub use weight::backward_weight;
@@ -126,8 +128,8 @@ impl ConvDims {
 enum Algorithm {
     /// A matrix product whose left operand is gathered from the input.
     Gather,
-    /// Tiles of 4x4 outputs with a quarter of the multiplications.
-    Winograd4,
+    /// Tiles of up to 4x4 outputs with as little as a quarter of the multiplications.
+    Winograd,
 }
 
 impl ConvDims {
@@ -135,7 +137,7 @@ impl ConvDims {
     fn algorithm(&self, transformed: bool) -> Algorithm {
         let same_size = self.stride == 1 && (self.pad_before, self.pad_after) == (1, 1);
         match transformed {
-            true if same_size && self.h >= 2 && self.w >= 2 => Algorithm::Winograd4,
+            true if same_size && self.h >= 2 && self.w >= 2 => Algorithm::Winograd,
             _ => Algorithm::Gather,
         }
     }
@@ -146,27 +148,18 @@ impl ConvDims {
 /// # Panics
 /// If a slice or the filter does not have the size that `d` says.
 pub fn forward(d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y: &mut [f32]) {
-    forward_by(d.algorithm(filter.forward_winograd().is_some()), d, x, filter, bias, y);
+    d.check("conv::forward", x.len(), y.len());
+    forward_joined(d, &[Part::plain(x, d.c_in)], filter, bias, Target::overwrite(y, d.c_out));
 }
 
-/// [`forward`] by a given algorithm.
-fn forward_by(algorithm: Algorithm, d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y: &mut [f32]) {
+/// The forward pass on one tensor, gathered.
+fn forward_onto(d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, target: Target<'_>) {
+    let y = target.values;
     d.check("conv::forward", x.len(), y.len());
-    filter.check("conv::forward", d);
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), d.c_out, "conv::forward: floats of the bias for {d:?}");
-    }
-    if let (Algorithm::Winograd4, Some(transformed)) = (algorithm, filter.forward_winograd()) {
-        return winograd::convolve(
-            d,
-            &[Part::plain(x, d.c_in)],
-            transformed,
-            bias,
-            &mut [Target::overwrite(y, d.c_out)],
-        );
-    }
+    let start = if target.accumulate { Start::Accumulate } else { Start::Bias(bias) };
+    assert!(bias.is_none() || !target.accumulate, "conv::forward: a bias for a result that is added to a tensor");
     let (out_h, out_w) = (d.out_h(), d.out_w());
-    let gather = Gather { x, channels: d.c_in, panels: filter.forward(), start: Start::Bias(bias) };
+    let gather = Gather { x, channels: d.c_in, panels: filter.forward(), start };
     gather.rows(
         y,
         d.out_pixels(),
@@ -182,24 +175,21 @@ fn forward_by(algorithm: Algorithm, d: &ConvDims, x: &[f32], filter: &Filter, bi
 /// # Panics
 /// If a slice or the filter does not have the size that `d` says, or the filter was packed without its backward half.
 pub fn backward_input(d: &ConvDims, filter: &Filter, dy: &[f32], dx: &mut [f32]) {
-    backward_input_by(d.algorithm(filter.backward_winograd().is_some()), d, filter, dy, dx);
+    backward_input_joined(d, filter, dy, &mut [Target::accumulate(dx, d.c_in)]);
 }
 
-/// [`backward_input`] by a given algorithm.
-fn backward_input_by(algorithm: Algorithm, d: &ConvDims, filter: &Filter, dy: &[f32], dx: &mut [f32]) {
+/// The gradient of the input for one tensor, gathered.
+fn backward_input_onto(d: &ConvDims, filter: &Filter, dy: &[f32], target: Target<'_>) {
+    let dx = target.values;
     d.check("conv::backward_input", dx.len(), dy.len());
-    filter.check("conv::backward_input", d);
-    if let (Algorithm::Winograd4, Some(transformed)) = (algorithm, filter.backward_winograd()) {
-        return winograd::convolve(
-            d,
-            &[Part::plain(dy, d.c_out)],
-            transformed,
-            None,
-            &mut [Target::accumulate(dx, d.c_in)],
-        );
+    // Pixels between the steps of a strided 1x1 filter receive nothing and are not visited.
+    let visits_all = d.kernel >= d.stride;
+    if !target.accumulate && !visits_all {
+        dx.fill(0.0);
     }
+    let start = if target.accumulate || !visits_all { Start::Accumulate } else { Start::Bias(None) };
     let (out_h, out_w) = (d.out_h(), d.out_w());
-    let gather = Gather { x: dy, channels: d.c_out, panels: filter.backward(), start: Start::Accumulate };
+    let gather = Gather { x: dy, channels: d.c_out, panels: filter.backward(), start };
     // An input pixel meets only the taps of its own phase: with stride 2, each of the four classes is a convolution.
     for (row_phase, col_phase) in (0..d.stride).flat_map(|a| (0..d.stride).map(move |b| (a, b))) {
         let meets = |phase: usize, tap: usize| (phase + d.pad_before + 2 * d.stride - tap).is_multiple_of(d.stride);

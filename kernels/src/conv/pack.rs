@@ -174,6 +174,11 @@ impl Filter {
         self.backward_winograd.as_ref().filter(|_| self.has_backward)
     }
 
+    /// The instruction set that it was packed for.
+    pub(super) fn isa(&self) -> Isa {
+        self.forward.isa
+    }
+
     pub(super) fn check(&self, operation: &str, d: &ConvDims) {
         let found = (self.kernel, self.forward.channels, self.forward.outputs);
         assert_eq!(found, (d.kernel, d.c_in, d.c_out), "{operation}: (kernel, c_in, c_out) of the filter for {d:?}");

@@ -67,6 +67,11 @@ impl<'a> Target<'a> {
         Self { values, channels, accumulate: false }
     }
 
+    /// The same target for a shorter time.
+    pub(super) fn reborrow(&mut self) -> Target<'_> {
+        Target { values: self.values, channels: self.channels, accumulate: self.accumulate }
+    }
+
     /// A tensor that the result is added to.
     pub fn accumulate(values: &'a mut [f32], channels: usize) -> Self {
         Self { values, channels, accumulate: true }

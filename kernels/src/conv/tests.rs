@@ -1,4 +1,7 @@
+use super::joined::{backward_input_joined_by, backward_weight_joined_by, forward_joined_by};
 use super::*;
+use crate::act::Act;
+use crate::map::Map;
 use crate::simd::Isa;
 use crate::testing::numbers as random;
 
@@ -8,6 +11,16 @@ fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
     let distance: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
     let norm: f64 = expected.iter().map(|b| b * b).sum();
     if norm == 0.0 { distance.sqrt() } else { (distance / norm).sqrt() }
+}
+
+/// [`forward`] by a given algorithm.
+fn forward_by(algorithm: Algorithm, d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y: &mut [f32]) {
+    forward_joined_by(algorithm, d, &[Part::plain(x, d.c_in)], filter, bias, Target::overwrite(y, d.c_out));
+}
+
+/// [`backward_input`] by a given algorithm.
+fn backward_input_by(algorithm: Algorithm, d: &ConvDims, filter: &Filter, dy: &[f32], dx: &mut [f32]) {
+    backward_input_joined_by(algorithm, d, filter, dy, &mut [Target::accumulate(dx, d.c_in)]);
 }
 
 fn shapes() -> Vec<ConvDims> {
@@ -101,13 +114,13 @@ fn winograd_matches_the_reference_on_every_instruction_set() {
             filter.pack(&w, true);
             assert!(filter.forward_winograd().is_some() && filter.backward_winograd().is_some());
             let (mut y, mut dx) = (vec![f32::NAN; d.out_len()], vec![1.0; d.in_len()]);
-            forward_by(Algorithm::Winograd4, &d, &x, &filter, Some(&bias), &mut y);
-            backward_input_by(Algorithm::Winograd4, &d, &filter, &dy, &mut dx);
+            forward_by(Algorithm::Winograd, &d, &x, &filter, Some(&bias), &mut y);
+            backward_input_by(Algorithm::Winograd, &d, &filter, &dy, &mut dx);
             assert!(relative_error(&y, &y_expected) < 5e-6, "forward {d:?} {isa:?}");
             assert!(relative_error(&dx, &dx_expected) < 5e-6, "backward_input {d:?} {isa:?}");
             let dw_expected: Vec<f64> = reference::backward_weight(&d, &x, &dy).0.iter().map(|v| v - 1.0).collect();
             let mut dw = vec![-1.0; d.weight_len()];
-            weight::backward_weight_by(Algorithm::Winograd4, isa, &d, &x, &dy, &mut dw, None);
+            weight::backward_weight_by(Algorithm::Winograd, isa, &d, &x, &dy, &mut dw, None);
             assert!(relative_error(&dw, &dw_expected) < 1e-5, "backward_weight {d:?} {isa:?}");
             // The two algorithms round differently: equal bits would mean that the choice had no effect.
             let mut gathered = vec![f32::NAN; d.out_len()];
@@ -209,4 +222,72 @@ fn a_forward_filter_has_no_backward_pass() {
     let d = ConvDims::same(1, 2, 2, 1, 1, 3);
     let filter = Filter::new(3, 1, 1);
     backward_input(&d, &filter, &[0.0; 4], &mut [0.0; 4]);
+}
+
+/// Two parts, the first normalised by a table for the batch and shifted per sample, the second by a table per sample: the
+/// same as the convolution of the tensor that they stand for, and its gradient taken apart is that of the whole.
+#[test]
+fn joined_parts_are_the_tensor_that_they_stand_for() {
+    for (first, second, c_out) in [(16, 32, 48), (32, 16, 16), (5, 3, 7), (16, 5, 16)] {
+        for d in [ConvDims::same(3, 9, 14, first + second, c_out, 3), ConvDims::same(2, 4, 7, first + second, c_out, 1)]
+        {
+            let pixels = d.n * d.h * d.w;
+            let (a, b, add) = (random(pixels * first, 1), random(pixels * second, 2), random(d.n * first, 3));
+            let (scale, shift) = (random(first, 4), random(first, 5));
+            let (scales, shifts) = (random(d.n * second, 6), random(d.n * second, 7));
+            let maps = [
+                Map { scale: &scale, shift: &shift, per_sample: false, act: Act::Relu },
+                Map { scale: &scales, shift: &shifts, per_sample: true, act: Act::Silu },
+            ];
+            let parts = [
+                Part { values: &a, channels: first, map: Some(maps[0]), add: Some(&add) },
+                Part { values: &b, channels: second, map: Some(maps[1]), add: None },
+            ];
+            let mut x = Vec::new();
+            for pixel in 0..pixels {
+                let n = pixel / (d.h * d.w);
+                for c in 0..first {
+                    let z = f64::from(a[pixel * first + c]) * f64::from(scale[c]) + f64::from(shift[c]);
+                    x.push((z.max(0.0) + f64::from(add[n * first + c])) as f32);
+                }
+                for c in 0..second {
+                    let at = n * second + c;
+                    let z = f64::from(b[pixel * second + c]) * f64::from(scales[at]) + f64::from(shifts[at]);
+                    x.push((z / (1.0 + (-z).exp())) as f32);
+                }
+            }
+            let (w, bias, dy) = (random(d.weight_len(), 8), random(d.c_out, 9), random(d.out_len(), 10));
+            let y_expected = reference::forward(&d, &x, &w, Some(&bias));
+            let dx_expected = reference::backward_input(&d, &w, &dy);
+            let (dw_expected, db_expected) = reference::backward_weight(&d, &x, &dy);
+            for &isa in Isa::available() {
+                let mut filter = Filter::for_isa(isa, d.kernel, d.c_in, d.c_out);
+                filter.pack(&w, true);
+                for algorithm in [Algorithm::Gather, Algorithm::Winograd] {
+                    if algorithm == Algorithm::Winograd && filter.forward_winograd().is_none() {
+                        continue;
+                    }
+                    let mut y = vec![f32::NAN; d.out_len()];
+                    let target = Target::overwrite(&mut y, d.c_out);
+                    forward_joined_by(algorithm, &d, &parts, &filter, Some(&bias), target);
+                    assert!(relative_error(&y, &y_expected) < 5e-6, "forward {d:?} {isa:?} {algorithm:?}");
+
+                    let (mut da, mut db_) = (vec![f32::NAN; a.len()], vec![1.0; b.len()]);
+                    let mut targets = [Target::overwrite(&mut da, first), Target::accumulate(&mut db_, second)];
+                    backward_input_joined_by(algorithm, &d, &filter, &dy, &mut targets);
+                    for (pixel, expected) in dx_expected.chunks_exact(first + second).enumerate() {
+                        let found = [&da[pixel * first..][..first], &db_[pixel * second..][..second]].concat();
+                        let expected: Vec<f64> =
+                            expected.iter().enumerate().map(|(c, v)| v + f64::from(u8::from(c >= first))).collect();
+                        assert!(relative_error(&found, &expected) < 5e-5, "dx {d:?} {isa:?} {algorithm:?}");
+                    }
+
+                    let (mut dw, mut db) = (vec![0.0; d.weight_len()], vec![0.0; d.c_out]);
+                    backward_weight_joined_by(algorithm, isa, &d, &parts, &dy, &mut dw, Some(&mut db));
+                    assert!(relative_error(&dw, &dw_expected) < 1e-5, "dw {d:?} {isa:?} {algorithm:?}");
+                    assert!(relative_error(&db, &db_expected) < 1e-5, "db {d:?} {isa:?} {algorithm:?}");
+                }
+            }
+        }
+    }
 }

@@ -44,7 +44,7 @@ pub(super) fn backward_weight_by(
         assert_eq!(db.len(), d.c_out, "conv::backward_weight: floats of the bias' gradient for {d:?}");
     }
     match algorithm {
-        Algorithm::Winograd4 => winograd::weight::backward_weight(isa, d, &[Part::plain(x, d.c_in)], dy, dw, db),
+        Algorithm::Winograd => winograd::weight::backward_weight(isa, d, &[Part::plain(x, d.c_in)], dy, dw, db),
         Algorithm::Gather => {
             if let Some(db) = db {
                 backward_bias(d.c_out, dy, db);

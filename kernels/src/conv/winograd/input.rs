@@ -7,8 +7,11 @@ use crate::act::{Act, Activation, Identity, Relu, Silu};
 use crate::conv::part::Part;
 use crate::simd::Simd;
 
+/// The most channels of a part.
+pub(super) const MOST_CHANNELS: usize = 4096;
+
 /// Zeros that stand for pixels outside a picture.
-static ZEROS: [f32; 16] = [0.0; 16];
+static ZEROS: [f32; MOST_CHANNELS] = [0.0; MOST_CHANNELS];
 
 /// Pictures `[n, h, w, channels]`, their channels in one part or several.
 #[derive(Clone, Copy)]
@@ -30,21 +33,30 @@ impl Source<'_> {
         plane: usize,
         patches: &mut [f32],
     ) {
-        assert!(tiles.len() * channels.len() <= plane && POINTS * plane <= patches.len());
+        let row = channels.len();
+        assert!(tiles.len() * row <= plane);
+        self.transform_to(s, tiles, channels, Strides { tile: row, point: plane }, patches);
+    }
+
+    /// [`Source::transform`] with any distances between the channels of tiles and of points.
+    #[inline(always)]
+    pub(super) fn transform_to<S: Simd>(
+        &self,
+        s: S,
+        tiles: &[Tile],
+        channels: Range<usize>,
+        strides: Strides,
+        patches: &mut [f32],
+    ) {
+        let last = tiles.len().saturating_sub(1) * strides.tile + (POINTS - 1) * strides.point;
+        assert!(last + channels.len() <= patches.len());
         let mut first = 0;
         for part in self.parts {
             let wanted = channels.start.max(first)..channels.end.min(first + part.channels);
             if !wanted.is_empty() {
-                let view = View {
-                    part,
-                    h: self.h,
-                    w: self.w,
-                    channels: wanted.start - first..wanted.end - first,
-                    plane,
-                    row: channels.len(),
-                };
-                // SAFETY: `patches` has room for `POINTS` planes, each for `row` channels of every tile, and the channels
-                // wanted begin at this place of a row.
+                let view =
+                    View { part, h: self.h, w: self.w, channels: wanted.start - first..wanted.end - first, strides };
+                // SAFETY: `patches` has room for the channels of every point of every tile, and those wanted begin here.
                 let target = unsafe { patches.as_mut_ptr().add(wanted.start - channels.start) };
                 match (part.is_plain(), part.map.map_or(Act::None, |map| map.act)) {
                     (true, _) => view.tiles::<S, Identity, true>(s, tiles, target),
@@ -64,9 +76,14 @@ struct View<'a> {
     h: usize,
     w: usize,
     channels: Range<usize>,
-    plane: usize,
-    /// Floats from tile to tile in a plane.
-    row: usize,
+    strides: Strides,
+}
+
+/// Floats from tile to tile, and from point to point of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct Strides {
+    pub(super) tile: usize,
+    pub(super) point: usize,
 }
 
 /// How the pixels of a vector of channels are read.
@@ -87,10 +104,10 @@ impl<V: Copy> Reading<V> {
 impl View<'_> {
     #[inline(always)]
     fn tiles<S: Simd, A: Activation, const PLAIN: bool>(&self, s: S, tiles: &[Tile], target: *mut f32) {
-        assert!(self.channels.end <= self.part.channels);
+        assert!(self.channels.end <= self.part.channels && self.part.channels <= MOST_CHANNELS);
         assert!(self.channels.start.is_multiple_of(S::LANES) && self.channels.end.is_multiple_of(S::LANES));
         for (index, tile) in tiles.iter().enumerate() {
-            let target = target.wrapping_add(index * self.row);
+            let target = target.wrapping_add(index * self.strides.tile);
             let inside =
                 tile.top > 0 && tile.left > 0 && tile.top + PATCH - 1 <= self.h && tile.left + PATCH - 1 <= self.w;
             if tile.is_whole() && inside {
@@ -140,8 +157,8 @@ impl View<'_> {
             for v in 0..PATCH {
                 let column = input_transform(s, 4, std::array::from_fn(|u| rows[u][v]));
                 for (u, value) in column.into_iter().enumerate() {
-                    // SAFETY: the caller vouches that every plane has room for all channels of all tiles.
-                    unsafe { s.store(target.add((u * PATCH + v) * self.plane), value) };
+                    // SAFETY: the caller vouches that there is room for all channels of every point of every tile.
+                    unsafe { s.store(target.add((u * PATCH + v) * self.strides.point), value) };
                 }
             }
         }
@@ -151,52 +168,87 @@ impl View<'_> {
     #[inline(always)]
     fn border<S: Simd, A: Activation, const PLAIN: bool>(&self, s: S, tile: &Tile, target: *mut f32) {
         let (channels, values) = (self.part.channels, self.part.values);
-        let (patch_rows, patch_cols) = (tile.rows + 2, tile.cols + 2);
-        let mut sources = [ZEROS.as_ptr(); POINTS];
-        let mut steps = [0usize; POINTS];
-        let mut masks = [0.0f32; POINTS];
-        for u in 0..patch_rows {
-            for v in 0..patch_cols {
+        let mut pixels = [Pixel { values: ZEROS.as_ptr(), mask: 0.0 }; POINTS];
+        for u in 0..tile.rows + 2 {
+            for v in 0..tile.cols + 2 {
                 // The patch begins one row above and one column to the left of its outputs.
                 let (i, j) = (tile.top + u, tile.left + v);
                 if i >= 1 && i <= self.h && j >= 1 && j <= self.w {
                     let pixel = (tile.n * self.h + i - 1) * self.w + j - 1;
-                    sources[u * PATCH + v] = values[pixel * channels..].as_ptr();
-                    steps[u * PATCH + v] = 1;
-                    masks[u * PATCH + v] = 1.0;
+                    pixels[u * PATCH + v] = Pixel { values: values[pixel * channels..].as_ptr(), mask: 1.0 };
                 }
             }
         }
         for c in self.channels.clone().step_by(S::LANES) {
             let reading = self.reading(s, tile.n, c);
             let mut rows = [[s.splat(0.0); PATCH]; PATCH];
-            for (u, row) in rows.iter_mut().enumerate() {
-                if u >= patch_rows {
-                    break;
-                }
-                let d = std::array::from_fn(|v| {
-                    let at = u * PATCH + v;
-                    // SAFETY: a pixel has `channels` floats, and a whole vector of them begins at `c`; the zeros that
-                    // stand for the outside are as long as the widest vector and are not stepped through.
-                    let x = unsafe { s.load(sources[at].add(steps[at] * c)) };
-                    let x = reading.read::<S, A, PLAIN>(s, x);
-                    if PLAIN { x } else { s.mul(x, s.splat(masks[at])) }
-                });
-                *row = input_transform(s, tile.cols, d);
+            for (row, pixels) in rows.iter_mut().zip(pixels.chunks_exact(PATCH)).take(tile.rows + 2) {
+                *row = match tile.cols {
+                    4 => reading.transform_row::<S, A, PLAIN, 4>(s, pixels, c),
+                    3 => reading.transform_row::<S, A, PLAIN, 3>(s, pixels, c),
+                    2 => reading.transform_row::<S, A, PLAIN, 2>(s, pixels, c),
+                    _ => reading.transform_row::<S, A, PLAIN, 1>(s, pixels, c),
+                };
             }
             let target = target.wrapping_add(c - self.channels.start);
-            for v in 0..PATCH {
-                if !uses(tile.cols, v) {
-                    continue;
-                }
-                let column = input_transform(s, tile.rows, std::array::from_fn(|u| rows[u][v]));
-                for (u, value) in column.into_iter().enumerate() {
-                    if uses(tile.rows, u) {
-                        // SAFETY: the caller vouches that every plane has room for all channels of all tiles.
-                        unsafe { s.store(target.add((u * PATCH + v) * self.plane), value) };
-                    }
+            for v in (0..PATCH).filter(|&v| uses(tile.cols, v)) {
+                match tile.rows {
+                    4 => self.transform_column::<S, 4>(s, &rows, v, target),
+                    3 => self.transform_column::<S, 3>(s, &rows, v, target),
+                    2 => self.transform_column::<S, 2>(s, &rows, v, target),
+                    _ => self.transform_column::<S, 1>(s, &rows, v, target),
                 }
             }
         }
+    }
+
+    /// `B^T d` of column `v` of a tile with `M` rows, stored at the points that it uses.
+    #[inline(always)]
+    fn transform_column<S: Simd, const M: usize>(
+        &self,
+        s: S,
+        rows: &[[S::V; PATCH]; PATCH],
+        v: usize,
+        target: *mut f32,
+    ) {
+        let column = input_transform(s, M, std::array::from_fn(|u| rows[u][v]));
+        for (u, value) in column.into_iter().enumerate() {
+            if uses(M, u) {
+                // SAFETY: the caller vouches that there is room for all channels of every point of every tile.
+                unsafe { s.store(target.add((u * PATCH + v) * self.strides.point), value) };
+            }
+        }
+    }
+}
+
+/// A pixel of a patch.
+#[derive(Clone, Copy)]
+struct Pixel {
+    /// Its channels, or zeros.
+    values: *const f32,
+    /// One inside the picture and zero outside.
+    mask: f32,
+}
+
+impl<V: Copy> Reading<V> {
+    /// `d B` of one row of a tile with `M` columns, for the channels from `c` on.
+    #[inline(always)]
+    fn transform_row<S: Simd<V = V>, A: Activation, const PLAIN: bool, const M: usize>(
+        &self,
+        s: S,
+        pixels: &[Pixel],
+        c: usize,
+    ) -> [V; PATCH] {
+        let pixels: &[Pixel; PATCH] = pixels.try_into().expect("a row of a patch");
+        let d = std::array::from_fn(|v| {
+            if v >= M + 2 {
+                return s.splat(0.0);
+            }
+            // SAFETY: a pixel has all channels of its part, as have the zeros that stand for the outside, and a whole
+            // vector of them begins at `c`.
+            let x = self.read::<S, A, PLAIN>(s, unsafe { s.load(pixels[v].values.add(c)) });
+            if PLAIN { x } else { s.mul(x, s.splat(pixels[v].mask)) }
+        });
+        input_transform(s, M, d)
     }
 }

@@ -24,7 +24,7 @@ use super::ConvDims;
 use super::part::{Part, Target};
 use crate::par::Shared;
 use crate::simd::{Simd, WithSimd, dispatch_to};
-use input::Source;
+use input::{Source, Strides};
 use tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, output_transform, uses};
 
 /// Floats of transformed input that a block should have at most: 0.9 MB, so that its products fit beside it in 2 MB.
@@ -35,8 +35,9 @@ const FEWEST_TILES: usize = 24;
 const TASKS: usize = 8;
 /// Floats of a panel that are multiplied at a time: they stay in the first-level cache.
 const CHUNK_FLOATS: usize = 8192;
-/// Floats between the planes of two points beyond their content, so that the planes do not share cache sets.
+/// Floats between two tiles, or two points, beyond their content, so that they do not share cache sets.
 const PLANE_GAP: usize = 16;
+const ROW_GAP: usize = 16;
 /// Rows that a register tile may touch beyond the tiles of a block.
 const SLACK: usize = 12;
 
@@ -93,7 +94,7 @@ pub(super) fn convolve(
         let first = block * plan.block;
         let block = grid.block(first..(first + plan.block).min(plan.tiles));
         let task = Task { source, filter, bias, targets: &targets, block: &block, tiles: plan.block };
-        with_scratch(POINTS * (task.in_plane() + task.out_plane()), |scratch| {
+        with_scratch((plan.block + SLACK) * (task.in_row() + task.out_row()), |scratch| {
             dispatch_to(filter.isa, Staged(task, scratch));
         });
     });
@@ -139,8 +140,9 @@ impl WithSimd for Staged<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         let Staged(task, scratch) = self;
-        let (patches, products) = scratch.split_at_mut(POINTS * task.in_plane());
-        task.source.transform(s, task.block.tiles(), 0..task.filter.channels, task.in_plane(), patches);
+        let (patches, products) = scratch.split_at_mut((task.tiles + SLACK) * task.in_row());
+        let strides = Strides { tile: task.in_row(), point: task.filter.channels };
+        task.source.transform_to(s, task.block.tiles(), 0..task.filter.channels, strides, patches);
         for panel in 0..task.filter.count() {
             match (S::LANES, task.filter.vectors) {
                 (16, 4) => task.multiply::<S, 6, 3, 4>(s, panel, patches, products),
@@ -156,15 +158,17 @@ impl WithSimd for Staged<'_> {
 }
 
 impl Task<'_> {
-    fn in_plane(&self) -> usize {
-        (self.tiles + SLACK) * self.filter.channels + PLANE_GAP
+    /// Floats from tile to tile of the transformed input.
+    fn in_row(&self) -> usize {
+        POINTS * self.filter.channels + ROW_GAP
     }
 
-    fn out_plane(&self) -> usize {
-        (self.tiles + SLACK) * self.filter.width + PLANE_GAP
+    /// Floats from tile to tile of the products.
+    fn out_row(&self) -> usize {
+        POINTS * self.filter.width + ROW_GAP
     }
 
-    /// The matrix product of every point for one panel of outputs, `[point][tile][width]`, in register tiles of `MR` rows
+    /// The matrix product of every point for one panel of outputs, `[tile][point][width]`, in register tiles of `MR` rows
     /// and, for what is left, `LESS` rows.
     #[inline(always)]
     fn multiply<S: Simd, const MR: usize, const LESS: usize, const NV: usize>(
@@ -184,11 +188,12 @@ impl Task<'_> {
             for c in (0..channels).step_by(depth) {
                 let chunk = &b[c * width..channels.min(c + depth) * width];
                 let mut product = Product {
-                    a: patches[point * self.in_plane() + c..].as_ptr(),
-                    row: channels,
+                    a: patches[point * channels + c..].as_ptr(),
+                    row: self.in_row(),
                     b: chunk.as_ptr(),
                     depth: chunk.len() / width,
-                    out: products[point * self.out_plane()..].as_mut_ptr(),
+                    out: products[point * width..].as_mut_ptr(),
+                    out_row: self.out_row(),
                     accumulate: c > 0,
                     // What is needed next: the following channels, point or panel lie behind.
                     ahead: chunk.as_ptr().wrapping_add(chunk.len()),
@@ -219,7 +224,6 @@ impl Task<'_> {
     #[inline(always)]
     fn transform_output<S: Simd>(&self, s: S, panel: usize, products: &[f32]) {
         let width = self.filter.width;
-        let plane = self.out_plane();
         let mut outputs = panel * width..self.filter.outputs.min((panel + 1) * width);
         let mut first = 0;
         for place in self.targets {
@@ -228,10 +232,15 @@ impl Task<'_> {
                 let o = outputs.start;
                 // SAFETY: the bias has `outputs` floats, a whole number of vectors.
                 let bias = self.bias.map_or(s.splat(0.0), |bias| unsafe { s.load(bias[o..].as_ptr()) });
-                let column =
-                    Column { place, channel: o - first, bias, source: products[o - panel * width..].as_ptr(), plane };
+                let column = Column {
+                    place,
+                    channel: o - first,
+                    bias,
+                    source: products[o - panel * width..].as_ptr(),
+                    point: width,
+                };
                 for (index, tile) in self.block.tiles().iter().enumerate() {
-                    let offset = index * width;
+                    let offset = index * self.out_row();
                     match (tile.is_whole(), place.accumulate) {
                         (true, false) => column.tile::<S, true, false>(s, self.source, tile, offset),
                         (true, true) => column.tile::<S, true, true>(s, self.source, tile, offset),
@@ -254,6 +263,8 @@ struct Product {
     b: *const f32,
     depth: usize,
     out: *mut f32,
+    /// Floats from row to row of `out`.
+    out_row: usize,
     accumulate: bool,
     /// Where the next chunk is to be fetched from, a line for each step.
     ahead: *const f32,
@@ -268,7 +279,7 @@ impl Product {
     #[inline(always)]
     unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(&self, s: S, first: usize) {
         let width = NV * S::LANES;
-        let out = self.out.wrapping_add(first * width);
+        let (out, out_row) = (self.out.wrapping_add(first * self.out_row), self.out_row);
         let rows: [*const f32; MR] = std::array::from_fn(|i| self.a.wrapping_add((first + i) * self.row));
         let mut sums = [[s.splat(0.0); NV]; MR];
         // SAFETY: the caller vouches for all three operands.
@@ -276,7 +287,7 @@ impl Product {
             if self.accumulate {
                 for (i, sums) in sums.iter_mut().enumerate() {
                     for (v, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.load(out.add(i * width + v * S::LANES));
+                        *sum = s.load(out.add(i * out_row + v * S::LANES));
                     }
                 }
             }
@@ -294,7 +305,7 @@ impl Product {
             }
             for (i, sums) in sums.iter().enumerate() {
                 for (v, sum) in sums.iter().enumerate() {
-                    s.store(out.add(i * width + v * S::LANES), *sum);
+                    s.store(out.add(i * out_row + v * S::LANES), *sum);
                 }
             }
         }
@@ -309,7 +320,8 @@ struct Column<'a, V> {
     bias: V,
     /// The products at the first point of the first tile.
     source: *const f32,
-    plane: usize,
+    /// Floats from point to point.
+    point: usize,
 }
 
 impl<V: Copy> Column<'_, V> {
@@ -321,38 +333,81 @@ impl<V: Copy> Column<'_, V> {
         tile: &Tile,
         offset: usize,
     ) {
-        let (rows, cols) = if WHOLE { (TILE, TILE) } else { (tile.rows, tile.cols) };
         let source = self.source.wrapping_add(offset);
-        let mut half = [[s.splat(0.0); TILE]; PATCH];
-        for (u, row) in half.iter_mut().enumerate() {
-            if uses(rows, u) {
-                let products = std::array::from_fn(|v| {
-                    // SAFETY: every plane has the products of every tile of the block. At points that the tile does not
-                    // use they mean nothing, and the transform leaves them out.
-                    unsafe { s.load(source.add((u * PATCH + v) * self.plane)) }
-                });
-                *row = output_transform(s, cols, products);
-            }
-        }
+        let (rows, cols) = if WHOLE { (TILE, TILE) } else { (tile.rows, tile.cols) };
         let (w, channels) = (pictures.w, self.place.channels);
         let start = ((tile.n * pictures.h + tile.top) * w + tile.left) * channels + self.channel;
         // SAFETY: tiles do not overlap and neither do vectors of channels, so no other task takes these floats.
-        let target =
-            unsafe { self.place.values.part(start, ((rows - 1) * w + cols - 1) * channels + S::LANES) }.as_mut_ptr();
-        for j in 0..TILE {
-            if j < cols {
-                let column = output_transform(s, rows, std::array::from_fn(|u| half[u][j]));
-                for (i, value) in column.into_iter().enumerate() {
-                    if i < rows {
-                        let value = s.add(value, self.bias);
-                        // SAFETY: row `i` and column `j` of the tile lie within the part taken above.
-                        unsafe {
-                            let y = target.add((i * w + j) * channels);
-                            s.store(y, if ACCUMULATE { s.add(value, s.load(y)) } else { value });
-                        }
-                    }
-                }
+        let target = unsafe { self.place.values.part(start, ((rows - 1) * w + cols - 1) * channels + S::LANES) };
+        let target = Corner { y: target.as_mut_ptr(), row: w * channels, channels };
+        let mut half = [[s.splat(0.0); TILE]; PATCH];
+        if WHOLE {
+            for (u, half) in half.iter_mut().enumerate() {
+                *half = self.transform_row::<S, TILE>(s, source, u);
+            }
+            for j in 0..TILE {
+                self.transform_column::<S, TILE, ACCUMULATE>(s, &half, j, target);
+            }
+            return;
+        }
+        for (u, half) in half.iter_mut().enumerate().filter(|&(u, _)| uses(rows, u)) {
+            *half = match cols {
+                4 => self.transform_row::<S, 4>(s, source, u),
+                3 => self.transform_row::<S, 3>(s, source, u),
+                2 => self.transform_row::<S, 2>(s, source, u),
+                _ => self.transform_row::<S, 1>(s, source, u),
+            };
+        }
+        for j in 0..cols {
+            match rows {
+                4 => self.transform_column::<S, 4, ACCUMULATE>(s, &half, j, target),
+                3 => self.transform_column::<S, 3, ACCUMULATE>(s, &half, j, target),
+                2 => self.transform_column::<S, 2, ACCUMULATE>(s, &half, j, target),
+                _ => self.transform_column::<S, 1, ACCUMULATE>(s, &half, j, target),
             }
         }
     }
+
+    /// `m A` of row `u` of a tile with `M` columns.
+    #[inline(always)]
+    fn transform_row<S: Simd<V = V>, const M: usize>(&self, s: S, source: *const f32, u: usize) -> [V; TILE] {
+        let products = std::array::from_fn(|v| {
+            if uses(M, v) {
+                // SAFETY: every point has the products of every tile of the block.
+                unsafe { s.load(source.add((u * PATCH + v) * self.point)) }
+            } else {
+                s.splat(0.0)
+            }
+        });
+        output_transform(s, M, products)
+    }
+
+    /// `A^T m` of column `j` of a tile with `M` rows, with the bias, stored or added.
+    #[inline(always)]
+    fn transform_column<S: Simd<V = V>, const M: usize, const ACCUMULATE: bool>(
+        &self,
+        s: S,
+        half: &[[V; TILE]; PATCH],
+        j: usize,
+        target: Corner,
+    ) {
+        let column = output_transform(s, M, std::array::from_fn(|u| half[u][j]));
+        for (i, value) in column.into_iter().enumerate().take(M) {
+            let value = s.add(value, self.bias);
+            // SAFETY: row `i` and column `j` of the tile lie within the part of the target that was taken.
+            unsafe {
+                let y = target.y.add(i * target.row + j * target.channels);
+                s.store(y, if ACCUMULATE { s.add(value, s.load(y)) } else { value });
+            }
+        }
+    }
+}
+
+/// Where the first pixel of a tile is written.
+#[derive(Clone, Copy)]
+struct Corner {
+    y: *mut f32,
+    /// Floats from row to row of the picture.
+    row: usize,
+    channels: usize,
 }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::input::MOST_CHANNELS;
 use super::tiles::{PATCH, POINTS};
 use crate::conv::pack::{is_narrow, lanes, panel_vectors};
 use crate::par::Shared;
@@ -25,7 +26,8 @@ impl WinogradPanels {
     /// Whether a filter of this size can be transformed for this instruction set: whole vectors of channels.
     pub(in crate::conv) fn fits(isa: Isa, kernel: usize, channels: usize, outputs: usize) -> bool {
         let whole = |count: usize| count > 0 && count.is_multiple_of(lanes(isa).max(OUTPUTS_AT_ONCE));
-        kernel == 3 && whole(channels) && whole(outputs) && !is_narrow(outputs)
+        let fits = channels.max(outputs) <= MOST_CHANNELS;
+        kernel == 3 && fits && whole(channels) && whole(outputs) && !is_narrow(outputs)
     }
 
     pub(in crate::conv) fn new(isa: Isa, channels: usize, outputs: usize) -> Self {

@@ -1,0 +1,233 @@
+//! Convolutions whose input or output is joined from several tensors, and whose input is normalised while being read.
+//!
+//! Winograd's algorithm reads and writes the parts where they lie. For any other algorithm, and for parts that do not come
+//! in whole vectors, the input is first joined in memory that a thread keeps, and a result in several parts taken apart.
+
+use std::cell::Cell;
+
+use super::pack::lanes;
+use super::winograd::{self, WinogradPanels};
+use super::{Algorithm, ConvDims, Filter, Part, Target, backward_input_onto, forward_onto, weight};
+use crate::act::{Act, Activation, Identity, Relu, Silu};
+use crate::lanes::{get, put};
+use crate::par::{Kept, rows_mut, with_kept};
+use crate::simd::{Isa, Simd, WithSimd, dispatch};
+
+thread_local! {
+    /// Joined inputs.
+    static JOINED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    /// Results to be taken apart.
+    static RESULT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// The forward pass on the joined channels of `parts`, into one tensor. Without a bias, zeros are added.
+///
+/// # Panics
+/// If a slice or the filter does not have the size that `d` says.
+pub fn forward_joined(d: &ConvDims, parts: &[Part<'_>], filter: &Filter, bias: Option<&[f32]>, target: Target<'_>) {
+    forward_joined_by(d.algorithm(filter.forward_winograd().is_some()), d, parts, filter, bias, target);
+}
+
+pub(super) fn forward_joined_by(
+    algorithm: Algorithm,
+    d: &ConvDims,
+    parts: &[Part<'_>],
+    filter: &Filter,
+    bias: Option<&[f32]>,
+    target: Target<'_>,
+) {
+    check_parts("conv::forward", d, parts);
+    filter.check("conv::forward", d);
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), d.c_out, "conv::forward: floats of the bias for {d:?}");
+    }
+    match filter.forward_winograd() {
+        Some(panels) if algorithm == Algorithm::Winograd && whole(filter.isa(), parts.iter().map(|p| p.channels)) => {
+            winograd::convolve(d, parts, panels, bias, &mut [target]);
+        }
+        _ => with_joined(d, parts, |x| forward_onto(d, x, filter, bias, target)),
+    }
+}
+
+/// The gradient of the input, whose joined channels go to `targets`.
+///
+/// # Panics
+/// If a slice or the filter does not have the size that `d` says, or the filter was packed without its backward half.
+pub fn backward_input_joined(d: &ConvDims, filter: &Filter, dy: &[f32], targets: &mut [Target<'_>]) {
+    backward_input_joined_by(d.algorithm(filter.backward_winograd().is_some()), d, filter, dy, targets);
+}
+
+pub(super) fn backward_input_joined_by(
+    algorithm: Algorithm,
+    d: &ConvDims,
+    filter: &Filter,
+    dy: &[f32],
+    targets: &mut [Target<'_>],
+) {
+    let pixels = d.n * d.h * d.w;
+    assert_eq!(targets.iter().map(|t| t.channels).sum::<usize>(), d.c_in, "conv::backward_input: channels for {d:?}");
+    for t in &*targets {
+        assert_eq!(t.values.len(), pixels * t.channels, "conv::backward_input: floats of a part for {d:?}");
+    }
+    assert_eq!(dy.len(), d.out_len(), "conv::backward_input: floats of the output's gradient for {d:?}");
+    filter.check("conv::backward_input", d);
+    match (filter.backward_winograd(), targets) {
+        (Some(panels), targets)
+            if algorithm == Algorithm::Winograd && whole(filter.isa(), targets.iter().map(|t| t.channels)) =>
+        {
+            winograd::convolve(d, &[Part::plain(dy, d.c_out)], panels, None, targets);
+        }
+        (_, [target]) => backward_input_onto(d, filter, dy, target.reborrow()),
+        (_, targets) => with_kept(&RESULT as &Kept<f32>, d.in_len(), |dx| {
+            backward_input_onto(d, filter, dy, Target::overwrite(dx, d.c_in));
+            let mut first = 0;
+            for t in targets {
+                take_apart(dx, d.c_in, first, t);
+                first += t.channels;
+            }
+        }),
+    }
+}
+
+/// The gradient of the filter, added to `dw` `[c_out, c_in, kernel, kernel]`, and of the bias, added to `db` `[c_out]`,
+/// for the joined channels of `parts`.
+///
+/// # Panics
+/// If a slice does not have the size that `d` says.
+pub fn backward_weight_joined(d: &ConvDims, parts: &[Part<'_>], dy: &[f32], dw: &mut [f32], db: Option<&mut [f32]>) {
+    let isa = Isa::best();
+    let algorithm = d.algorithm(WinogradPanels::fits(isa, d.kernel, d.c_in, d.c_out));
+    backward_weight_joined_by(algorithm, isa, d, parts, dy, dw, db);
+}
+
+pub(super) fn backward_weight_joined_by(
+    algorithm: Algorithm,
+    isa: Isa,
+    d: &ConvDims,
+    parts: &[Part<'_>],
+    dy: &[f32],
+    dw: &mut [f32],
+    db: Option<&mut [f32]>,
+) {
+    check_parts("conv::backward_weight", d, parts);
+    if algorithm == Algorithm::Winograd && whole(isa, parts.iter().map(|p| p.channels)) {
+        assert_eq!(dy.len(), d.out_len(), "conv::backward_weight: floats of the output's gradient for {d:?}");
+        assert_eq!(dw.len(), d.weight_len(), "conv::backward_weight: floats of the filter's gradient for {d:?}");
+        if let Some(db) = &db {
+            assert_eq!(db.len(), d.c_out, "conv::backward_weight: floats of the bias' gradient for {d:?}");
+        }
+        winograd::weight::backward_weight(isa, d, parts, dy, dw, db);
+    } else {
+        with_joined(d, parts, |x| weight::backward_weight_by(algorithm, isa, d, x, dy, dw, db));
+    }
+}
+
+#[track_caller]
+fn check_parts(operation: &str, d: &ConvDims, parts: &[Part<'_>]) {
+    assert_eq!(parts.iter().map(|p| p.channels).sum::<usize>(), d.c_in, "{operation}: input channels for {d:?}");
+    parts.iter().for_each(|part| part.check(operation, d.n, d.n * d.h * d.w));
+}
+
+/// Whether every part has whole vectors of channels.
+fn whole(isa: Isa, mut channels: impl Iterator<Item = usize>) -> bool {
+    channels.all(|c| c.is_multiple_of(lanes(isa)))
+}
+
+/// Calls `f` with the tensor that `parts` stand for.
+fn with_joined<R>(d: &ConvDims, parts: &[Part<'_>], f: impl FnOnce(&[f32]) -> R) -> R {
+    match parts {
+        [part] if part.is_plain() => f(part.values),
+        _ => with_kept(&JOINED as &Kept<f32>, d.in_len(), |x| {
+            join(d.h * d.w, parts, d.c_in, x);
+            f(x)
+        }),
+    }
+}
+
+/// Writes the tensor `[n, hw, c]` that `parts` stand for.
+fn join(hw: usize, parts: &[Part<'_>], c: usize, x: &mut [f32]) {
+    rows_mut(x, c, |first, x| {
+        let mut offset = 0;
+        for part in parts {
+            dispatch(Join { hw, part, first, c, offset, x: &mut *x });
+            offset += part.channels;
+        }
+    });
+}
+
+/// Some rows of one part.
+struct Join<'a> {
+    hw: usize,
+    part: &'a Part<'a>,
+    first: usize,
+    c: usize,
+    offset: usize,
+    x: &'a mut [f32],
+}
+
+impl Join<'_> {
+    #[inline(always)]
+    fn run<S: Simd, A: Activation>(self, s: S) {
+        #[inline(always)]
+        fn step<S: Simd, A: Activation, const FULL: bool>(
+            s: S,
+            rows: [Option<&[f32]>; 3],
+            x: &[f32],
+            y: &mut [f32],
+            i: usize,
+        ) {
+            let mut value = get::<S, FULL>(s, x, i);
+            let [scale, shift, add] = rows;
+            if let (Some(scale), Some(shift)) = (scale, shift) {
+                value = A::value(s, s.fma(value, get::<S, FULL>(s, scale, i), get::<S, FULL>(s, shift, i)));
+            }
+            if let Some(add) = add {
+                value = s.add(value, get::<S, FULL>(s, add, i));
+            }
+            put::<S, FULL>(s, y, i, value);
+        }
+        let channels = self.part.channels;
+        let full = channels / S::LANES * S::LANES;
+        for (i, y) in self.x.chunks_exact_mut(self.c).enumerate() {
+            let (row, y) = (self.first + i, &mut y[self.offset..self.offset + channels]);
+            let n = row / self.hw;
+            let x = &self.part.values[row * channels..][..channels];
+            let map = self.part.map.map(|map| map.row(n, channels));
+            let add = self.part.add.map(|add| &add[n * channels..][..channels]);
+            let rows = [map.map(|m| m.0), map.map(|m| m.1), add];
+            for k in (0..full).step_by(S::LANES) {
+                step::<S, A, true>(s, rows, x, y, k);
+            }
+            if full < channels {
+                step::<S, A, false>(s, rows, x, y, full);
+            }
+        }
+    }
+}
+
+impl WithSimd for Join<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        match self.part.map.map_or(Act::None, |map| map.act) {
+            Act::None => self.run::<S, Identity>(s),
+            Act::Relu => self.run::<S, Relu>(s),
+            Act::Silu => self.run::<S, Silu>(s),
+        }
+    }
+}
+
+/// Writes or adds the channels of `x` `[rows, c]` from `first` on to their target.
+fn take_apart(x: &[f32], c: usize, first: usize, target: &mut Target<'_>) {
+    let (channels, accumulate) = (target.channels, target.accumulate);
+    rows_mut(target.values, channels, |row, y| {
+        for (i, y) in y.chunks_exact_mut(channels).enumerate() {
+            let x = &x[(row + i) * c + first..][..channels];
+            if accumulate {
+                y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+            } else {
+                y.copy_from_slice(x);
+            }
+        }
+    });
+}
