@@ -1,15 +1,32 @@
 //! The product of gathered input rows with packed filter panels.
 
-use rayon::prelude::*;
+use std::cell::Cell;
+use std::ops::Range;
 
+use super::TASKS;
 use super::pack::Panels;
+use super::tile::{Place, begin, store, sum_lanes};
+use crate::par::{Kept, tasks, with_kept};
 use crate::simd::{Simd, WithSimd, dispatch_to};
 
 /// Output rows of a task; their inputs stay in the second-level cache over all taps and panels.
 const BLOCK_ROWS: usize = 96;
 
 /// Steps of the inner product between two visits of a tile: a panel's share of this depth stays in the first-level cache.
-const BLOCK_DEPTH: usize = 192;
+const BLOCK_DEPTH: usize = 128;
+
+/// Floating-point operations below which a task is not worth what it costs to start one.
+const TASK_FLOPS: usize = 1 << 19;
+
+/// The place of a row of zeros among the sources.
+const OUTSIDE: usize = usize::MAX;
+
+thread_local! {
+    /// For each tap and row of a block the start of what it meets.
+    static SOURCES: Cell<Vec<usize>> = const { Cell::new(Vec::new()) };
+    /// What lies outside of the picture.
+    static ZEROS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
 
 /// What an output tile holds before the first product is added.
 #[derive(Clone, Copy)]
@@ -32,7 +49,7 @@ pub(super) struct Gather<'a> {
 /// A pointer that tasks may share because they write disjoint rows.
 #[derive(Clone, Copy)]
 pub(super) struct SharedOut(*mut f32);
-// SAFETY: every task writes only the rows of its own block, and blocks are disjoint.
+// SAFETY: every task writes only the rows and columns of its own block, and blocks are disjoint.
 unsafe impl Send for SharedOut {}
 // SAFETY: as above.
 unsafe impl Sync for SharedOut {}
@@ -62,44 +79,55 @@ impl Gather<'_> {
         pixel: impl Fn(P) -> usize + Sync,
         source: impl Fn(P, Tap) -> Option<usize> + Sync,
     ) {
-        let outputs = self.panels.outputs;
+        let (outputs, channels) = (self.panels.outputs, self.channels);
         if rows == 0 || outputs == 0 {
             return;
         }
-        let zeros = vec![0.0; self.channels];
         let out = SharedOut::new(y);
-        let (y_len, pixels) = (y.len(), self.x.len() / self.channels.max(1));
-        (0..rows.div_ceil(BLOCK_ROWS)).into_par_iter().for_each(|block| {
+        let (y_len, pixels) = (y.len(), self.x.len() / channels.max(1));
+        let (blocks, panels) = (rows.div_ceil(BLOCK_ROWS), outputs.div_ceil(self.panels.width));
+        // Few rows: the outputs are divided, too.
+        let worth = 2 * rows * outputs * channels * taps.len() / TASK_FLOPS;
+        let splits = TASKS.min(worth).div_ceil(blocks).clamp(1, panels);
+        tasks(blocks * splits, |task| {
+            let (block, split) = (task / splits, task % splits);
             let first = block * BLOCK_ROWS;
             let count = BLOCK_ROWS.min(rows - first);
-            let mut sources = vec![zeros.as_ptr(); taps.len() * BLOCK_ROWS];
-            let mut places = [0usize; BLOCK_ROWS];
-            for (r, at) in places[..count].iter_mut().enumerate() {
-                let place = place(first + r);
-                *at = pixel(place) * outputs;
-                assert!(*at + outputs <= y_len, "convolution: output row {at} of {y_len}");
-                for (t, &tap) in taps.iter().enumerate().filter(|_| self.channels > 0) {
-                    if let Some(pixel) = source(place, tap) {
-                        assert!(pixel < pixels, "convolution: input pixel {pixel} of {pixels}");
-                        sources[t * BLOCK_ROWS + r] = self.x[pixel * self.channels..].as_ptr();
+            with_kept(&SOURCES as &Kept<usize>, taps.len() * BLOCK_ROWS, |sources| {
+                sources.fill(OUTSIDE);
+                let mut places = [0usize; BLOCK_ROWS];
+                for (r, at) in places[..count].iter_mut().enumerate() {
+                    let place = place(first + r);
+                    *at = pixel(place) * outputs;
+                    assert!(*at + outputs <= y_len, "convolution: output row {at} of {y_len}");
+                    for (t, &tap) in taps.iter().enumerate().filter(|_| channels > 0) {
+                        if let Some(pixel) = source(place, tap) {
+                            assert!(pixel < pixels, "convolution: input pixel {pixel} of {pixels}");
+                            sources[t * BLOCK_ROWS + r] = pixel * channels;
+                        }
                     }
                 }
-            }
-            let block = Block { gather: self, taps, sources: &sources, places: &places, count, y: out.get() };
-            dispatch_to(self.panels.isa, block);
+                with_kept(&ZEROS as &Kept<f32>, channels, |zeros| {
+                    zeros.fill(0.0);
+                    let panels = split * panels / splits..(split + 1) * panels / splits;
+                    let (gather, places, y) = (self, &places[..count], out.get());
+                    dispatch_to(self.panels.isa, Block { gather, taps, sources, zeros, places, panels, y });
+                });
+            });
         });
     }
 }
 
-/// One task: a block of output rows, all panels.
+/// One task: a block of output rows, some panels.
 struct Block<'a> {
     gather: &'a Gather<'a>,
     taps: &'a [Tap],
-    /// `[tap][BLOCK_ROWS]`, each valid for `channels` floats.
-    sources: &'a [*const f32],
+    /// `[tap][BLOCK_ROWS]`: where `channels` floats of `x` begin, or [`OUTSIDE`].
+    sources: &'a [usize],
+    zeros: &'a [f32],
     /// Where each output row begins in `y`.
-    places: &'a [usize; BLOCK_ROWS],
-    count: usize,
+    places: &'a [usize],
+    panels: Range<usize>,
     y: *mut f32,
 }
 
@@ -108,126 +136,105 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        // The tile's shape fills the registers: MR * NV sums, NV filter vectors and one broadcast.
+        // The tile's shape fills the registers: MR * NV sums, NV filter vectors and one broadcast. The last rows take
+        // a tile of half the height, or a single row.
         match (S::LANES, self.gather.panels.vectors) {
             (_, 0) => self.dots(s),
-            (16, 4) => self.run::<S, 6, 4>(s),
-            (16, 2) => self.run::<S, 12, 2>(s),
-            (16, _) => self.run::<S, 12, 1>(s),
-            (8, 2) => self.run::<S, 6, 2>(s),
-            (4, 2) => self.run::<S, 8, 2>(s),
-            _ => self.run::<S, 6, 1>(s),
+            (16, 4) => self.run::<S, 6, 3, 4>(s),
+            (16, 2) => self.run::<S, 12, 6, 2>(s),
+            (16, _) => self.run::<S, 12, 6, 1>(s),
+            (8, 2) => self.run::<S, 6, 3, 2>(s),
+            (4, 2) => self.run::<S, 8, 4, 2>(s),
+            _ => self.run::<S, 6, 3, 1>(s),
         }
     }
 }
 
+/// Some steps of the product for all rows of a block and one panel.
+struct Slice<'a> {
+    first_output: usize,
+    filter: &'a [f32],
+    taps: Range<usize>,
+    depth: Range<usize>,
+    start: Start<'a>,
+}
+
 impl Block<'_> {
     #[inline(always)]
-    fn run<S: Simd, const MR: usize, const NV: usize>(&self, s: S) {
+    fn run<S: Simd, const MR: usize, const HALF: usize, const NV: usize>(&self, s: S) {
         let panels = self.gather.panels;
         let (width, channels) = (NV * S::LANES, self.gather.channels);
-        debug_assert_eq!((width, BLOCK_ROWS % MR), (panels.width, 0));
+        assert!(width == panels.width && channels == panels.channels && self.zeros.len() == channels);
         let taps_at_once = (BLOCK_DEPTH / channels.max(1)).max(1);
-        for panel in 0..panels.outputs.div_ceil(width) {
-            let first_output = panel * width;
-            let filter = panels.panel(panel);
-            let mut start = self.gather.start;
+        for panel in self.panels.clone() {
+            let (first_output, filter, mut start) = (panel * width, panels.panel(panel), self.gather.start);
             if self.taps.is_empty() || channels == 0 {
-                self.tiles::<S, MR, NV>(s, first_output, filter, 0..0, 0..0, start);
+                let slice = Slice { first_output, filter, taps: 0..0, depth: 0..0, start };
+                self.tiles::<S, MR, HALF, NV>(s, &slice);
             }
             let mut t = 0;
             while t < self.taps.len() {
                 let taps = t..(t + taps_at_once).min(self.taps.len());
-                let mut c = 0;
-                while c < channels {
-                    let depth = c..(c + BLOCK_DEPTH).min(channels);
-                    self.tiles::<S, MR, NV>(s, first_output, filter, taps.clone(), depth.clone(), start);
+                // Pieces as equal as can be.
+                let pieces = channels.div_ceil(BLOCK_DEPTH);
+                for piece in 0..pieces {
+                    let depth = piece * channels / pieces..(piece + 1) * channels / pieces;
+                    let slice = Slice { first_output, filter, taps: taps.clone(), depth, start };
+                    self.tiles::<S, MR, HALF, NV>(s, &slice);
                     start = Start::Accumulate;
-                    c = depth.end;
                 }
                 t = taps.end;
             }
         }
     }
 
-    /// Adds the products of some taps and channels to every tile of the block.
     #[inline(always)]
-    fn tiles<S: Simd, const MR: usize, const NV: usize>(
-        &self,
-        s: S,
-        first_output: usize,
-        filter: &[f32],
-        taps: std::ops::Range<usize>,
-        depth: std::ops::Range<usize>,
-        start: Start<'_>,
-    ) {
-        let width = NV * S::LANES;
-        let (panels, channels) = (self.gather.panels, self.gather.channels);
-        let columns = width.min(panels.outputs - first_output);
-        let mut edge = [0.0f32; 64];
-        for row in (0..self.count).step_by(MR) {
-            let rows = MR.min(self.count - row);
-            let mut acc = [[s.splat(0.0); NV]; MR];
-            match start {
-                Start::Bias(None) => {}
-                Start::Bias(Some(bias)) => {
-                    edge[..columns].copy_from_slice(&bias[first_output..first_output + columns]);
-                    for v in 0..NV {
-                        // SAFETY: `edge` is as long as the widest panel.
-                        let b = unsafe { s.load(edge.as_ptr().add(v * S::LANES)) };
-                        for sums in &mut acc {
-                            sums[v] = b;
-                        }
-                    }
-                }
-                Start::Accumulate => {
-                    for (i, sums) in acc.iter_mut().enumerate().take(rows) {
-                        // SAFETY: `places` was checked to leave room for all outputs of a row.
-                        let y = unsafe { self.y.add(self.places[row + i] + first_output) };
-                        if columns == width {
-                            for (v, sum) in sums.iter_mut().enumerate() {
-                                // SAFETY: the row has `width` more floats.
-                                *sum = unsafe { s.load(y.add(v * S::LANES)) };
-                            }
-                        } else {
-                            for (v, sum) in sums.iter_mut().enumerate() {
-                                // SAFETY: `columns` floats are left in the row, and `edge` has room for a panel's row.
-                                *sum = unsafe {
-                                    std::ptr::copy_nonoverlapping(y, edge.as_mut_ptr(), columns);
-                                    s.load(edge.as_ptr().add(v * S::LANES))
-                                };
-                            }
-                        }
-                    }
-                }
-            }
-            for t in taps.clone() {
-                let sources: [*const f32; MR] =
-                    std::array::from_fn(|i| self.sources[t * BLOCK_ROWS + row + i].wrapping_add(depth.start));
-                let filter =
-                    &filter[(panels.tap(self.taps[t]) * channels + depth.start) * width..][..depth.len() * width];
-                // SAFETY: each source has `channels` floats from its start, and `depth` lies within them; the filter
-                // slice holds `depth.len()` rows of `width` floats.
-                unsafe { multiply(s, &sources, filter.as_ptr(), depth.len(), &mut acc) };
-            }
-            for (i, sums) in acc.iter().enumerate().take(rows) {
-                // SAFETY: `places` was checked to leave room for all outputs of a row; rows are disjoint.
-                let y = unsafe { self.y.add(self.places[row + i] + first_output) };
-                if columns == width {
-                    for (v, sum) in sums.iter().enumerate() {
-                        // SAFETY: the row has `width` more floats.
-                        unsafe { s.store(y.add(v * S::LANES), *sum) };
-                    }
-                } else {
-                    for (v, sum) in sums.iter().enumerate() {
-                        // SAFETY: `edge` is as long as the widest panel.
-                        unsafe { s.store(edge.as_mut_ptr().add(v * S::LANES), *sum) };
-                    }
-                    // SAFETY: `columns` floats are left in the row.
-                    unsafe { std::ptr::copy_nonoverlapping(edge.as_ptr(), y, columns) };
-                }
+    fn tiles<S: Simd, const MR: usize, const HALF: usize, const NV: usize>(&self, s: S, slice: &Slice<'_>) {
+        let mut row = 0;
+        while row < self.places.len() {
+            let left = self.places.len() - row;
+            row += if left == 1 {
+                self.tile::<S, 1, NV>(s, slice, row)
+            } else if left <= HALF {
+                self.tile::<S, HALF, NV>(s, slice, row)
+            } else {
+                self.tile::<S, MR, NV>(s, slice, row)
+            };
+        }
+    }
+
+    /// Adds the products of some taps and channels to the tile from row `row` on.
+    #[inline(always)]
+    fn tile<S: Simd, const MR: usize, const NV: usize>(&self, s: S, slice: &Slice<'_>, row: usize) -> usize {
+        let (panels, channels, width) = (self.gather.panels, self.gather.channels, NV * S::LANES);
+        let (depth, first_output) = (&slice.depth, slice.first_output);
+        let count = MR.min(self.places.len() - row);
+        // SAFETY: `places` was checked to leave room for all outputs of a row.
+        let rows: [*mut f32; MR] =
+            std::array::from_fn(|i| unsafe { self.y.add(self.places[row + i.min(count - 1)] + first_output) });
+        let place = Place { rows: &rows[..count], columns: width.min(panels.outputs - first_output) };
+        if let Start::Bias(_) = slice.start {
+            // The rows are on their way while the product is computed.
+            for row in rows {
+                (0..NV).for_each(|v| s.prefetch(row.wrapping_add(v * S::LANES)));
             }
         }
+        // SAFETY: as above; the rows and columns of this block are written by no other task.
+        let mut acc = unsafe { begin::<S, MR, NV>(s, slice.start, first_output, &place) };
+        for t in slice.taps.clone() {
+            let sources: [*const f32; MR] = std::array::from_fn(|i| {
+                let at = self.sources[t * BLOCK_ROWS + row + i.min(count - 1)];
+                let pixel = if at == OUTSIDE { self.zeros } else { &self.gather.x[at..at + channels] };
+                pixel[depth.clone()].as_ptr()
+            });
+            let filter = &slice.filter[(panels.tap(self.taps[t]) * channels + depth.start) * width..];
+            let filter = &filter[..depth.len() * width];
+            // SAFETY: each source is a slice of `depth.len()` floats, and the filter holds as many rows of `width`.
+            unsafe { multiply(s, &sources, filter.as_ptr(), depth.len(), &mut acc) };
+        }
+        // SAFETY: as before the product.
+        unsafe { store(s, &acc, &place) };
+        MR
     }
 }
 
@@ -240,36 +247,35 @@ impl Block<'_> {
     fn dots<S: Simd>(&self, s: S) {
         let (panels, channels) = (self.gather.panels, self.gather.channels);
         let whole = channels - channels % S::LANES;
-        let mut lanes = [0.0f32; 64];
-        for output in 0..panels.outputs {
+        for output in self.panels.clone() {
             let filter = panels.panel(output);
-            for row in (0..self.count).step_by(DOT_ROWS) {
+            for row in (0..self.places.len()).step_by(DOT_ROWS) {
+                let count = DOT_ROWS.min(self.places.len() - row);
                 let mut acc = [s.splat(0.0); DOT_ROWS];
                 let mut tails = [0.0f32; DOT_ROWS];
                 for (t, &tap) in self.taps.iter().enumerate() {
-                    let sources: [*const f32; DOT_ROWS] =
-                        std::array::from_fn(|i| self.sources[t * BLOCK_ROWS + row + i]);
+                    let sources: [&[f32]; DOT_ROWS] = std::array::from_fn(|i| {
+                        let at = self.sources[t * BLOCK_ROWS + row + i.min(count - 1)];
+                        if at == OUTSIDE { self.zeros } else { &self.gather.x[at..at + channels] }
+                    });
                     let filter = &filter[panels.tap(tap) * channels..][..channels];
                     for c in (0..whole).step_by(S::LANES) {
                         // SAFETY: the filter and each source have `channels` floats, and `c + LANES` is at most that.
                         unsafe {
                             let w = s.load(filter.as_ptr().add(c));
                             for i in 0..DOT_ROWS {
-                                acc[i] = s.fma(s.load(sources[i].add(c)), w, acc[i]);
+                                acc[i] = s.fma(s.load(sources[i].as_ptr().add(c)), w, acc[i]);
                             }
                         }
                     }
                     for c in whole..channels {
                         for i in 0..DOT_ROWS {
-                            // SAFETY: each source has `channels` floats.
-                            tails[i] = s.fma1(unsafe { *sources[i].add(c) }, filter[c], tails[i]);
+                            tails[i] = s.fma1(sources[i][c], filter[c], tails[i]);
                         }
                     }
                 }
-                for i in 0..DOT_ROWS.min(self.count - row) {
-                    // SAFETY: `lanes` is longer than any vector.
-                    unsafe { s.store(lanes.as_mut_ptr(), acc[i]) };
-                    let sum = lanes[..S::LANES].iter().sum::<f32>() + tails[i];
+                for i in 0..count {
+                    let sum = sum_lanes(s, acc[i]) + tails[i];
                     // SAFETY: `places` was checked to leave room for all outputs of a row; rows are disjoint.
                     unsafe {
                         let y = self.y.add(self.places[row + i] + output);

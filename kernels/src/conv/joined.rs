@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use super::pack::lanes;
 use super::winograd::{self, WinogradPanels};
-use super::{Algorithm, ConvDims, Filter, Part, Target, backward_input_onto, forward_onto, weight};
+use super::{Algorithm, ConvDims, Filter, Part, Target, direct, weight};
 use crate::act::{Act, Activation, Identity, Relu, Silu};
 use crate::lanes::{get, put};
 use crate::par::{Kept, rows_mut, with_kept};
@@ -45,7 +45,7 @@ pub(super) fn forward_joined_by(
         Some(panels) if algorithm == Algorithm::Winograd && whole(filter.isa(), parts.iter().map(|p| p.channels)) => {
             winograd::convolve(d, parts, panels, bias, &mut [target]);
         }
-        _ => with_joined(d, parts, |x| forward_onto(d, x, filter, bias, target)),
+        _ => direct::forward(d, parts, filter.forward(), bias, target),
     }
 }
 
@@ -77,9 +77,9 @@ pub(super) fn backward_input_joined_by(
         {
             winograd::convolve(d, &[Part::plain(dy, d.c_out)], panels, None, targets);
         }
-        (_, [target]) => backward_input_onto(d, filter, dy, target.reborrow()),
+        (_, [target]) => direct::backward_input(d, filter.backward(), dy, target.reborrow()),
         (_, targets) => with_kept(&RESULT as &Kept<f32>, d.in_len(), |dx| {
-            backward_input_onto(d, filter, dy, Target::overwrite(dx, d.c_in));
+            direct::backward_input(d, filter.backward(), dy, Target::overwrite(dx, d.c_in));
             let mut first = 0;
             for t in targets {
                 take_apart(dx, d.c_in, first, t);
@@ -110,15 +110,17 @@ pub(super) fn backward_weight_joined_by(
     db: Option<&mut [f32]>,
 ) {
     check_parts("conv::backward_weight", d, parts);
-    if algorithm == Algorithm::Winograd && whole(isa, parts.iter().map(|p| p.channels)) {
-        assert_eq!(dy.len(), d.out_len(), "conv::backward_weight: floats of the output's gradient for {d:?}");
-        assert_eq!(dw.len(), d.weight_len(), "conv::backward_weight: floats of the filter's gradient for {d:?}");
-        if let Some(db) = &db {
-            assert_eq!(db.len(), d.c_out, "conv::backward_weight: floats of the bias' gradient for {d:?}");
+    assert_eq!(dy.len(), d.out_len(), "conv::backward_weight: floats of the output's gradient for {d:?}");
+    assert_eq!(dw.len(), d.weight_len(), "conv::backward_weight: floats of the filter's gradient for {d:?}");
+    if let Some(db) = &db {
+        assert_eq!(db.len(), d.c_out, "conv::backward_weight: floats of the bias' gradient for {d:?}");
+    }
+    match algorithm {
+        Algorithm::Winograd if whole(isa, parts.iter().map(|p| p.channels)) => {
+            winograd::weight::backward_weight(isa, d, parts, dy, dw, db);
         }
-        winograd::weight::backward_weight(isa, d, parts, dy, dw, db);
-    } else {
-        with_joined(d, parts, |x| weight::backward_weight_by(algorithm, isa, d, x, dy, dw, db));
+        Algorithm::Winograd => with_joined(d, parts, |x| weight::backward_weight_by(algorithm, isa, d, x, dy, dw, db)),
+        Algorithm::Gather => direct::backward_weight(isa, d, parts, dy, dw, db),
     }
 }
 
@@ -134,7 +136,7 @@ fn whole(isa: Isa, mut channels: impl Iterator<Item = usize>) -> bool {
 }
 
 /// Calls `f` with the tensor that `parts` stand for.
-fn with_joined<R>(d: &ConvDims, parts: &[Part<'_>], f: impl FnOnce(&[f32]) -> R) -> R {
+pub(super) fn with_joined<R>(d: &ConvDims, parts: &[Part<'_>], f: impl FnOnce(&[f32]) -> R) -> R {
     match parts {
         [part] if part.is_plain() => f(part.values),
         _ => with_kept(&JOINED as &Kept<f32>, d.in_len(), |x| {

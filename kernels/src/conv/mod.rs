@@ -10,15 +10,21 @@
 //! and filter tap to the channels of the input pixel it meets, or to zeros outside the picture (the "indirect
 //! convolution" of Dukhan 2019, arXiv:1907.02129). Channels-last storage makes each of them a contiguous run.
 
+mod direct;
 mod gather;
+mod gather_weight;
 mod joined;
+mod narrow;
 mod pack;
 mod part;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+mod thin;
+mod tile;
 mod weight;
+mod window;
 mod winograd;
 
 pub use joined::{backward_input_joined, backward_weight_joined, forward_joined};
@@ -26,7 +32,10 @@ pub use pack::Filter;
 pub use part::{Part, Target};
 pub use weight::backward_weight;
 
-use gather::{Gather, Start, Tap};
+use gather::Tap;
+
+/// Tasks that keep many threads busy; the partition must not depend on how many there are.
+const TASKS: usize = 16;
 
 /// Sizes of a convolution. Activations are `[n, h, w, c_in]` and `[n, out_h, out_w, c_out]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,69 +161,12 @@ pub fn forward(d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y
     forward_joined(d, &[Part::plain(x, d.c_in)], filter, bias, Target::overwrite(y, d.c_out));
 }
 
-/// The forward pass on one tensor, gathered.
-fn forward_onto(d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, target: Target<'_>) {
-    let y = target.values;
-    d.check("conv::forward", x.len(), y.len());
-    let start = if target.accumulate { Start::Accumulate } else { Start::Bias(bias) };
-    assert!(bias.is_none() || !target.accumulate, "conv::forward: a bias for a result that is added to a tensor");
-    let (out_h, out_w) = (d.out_h(), d.out_w());
-    let gather = Gather { x, channels: d.c_in, panels: filter.forward(), start };
-    gather.rows(
-        y,
-        d.out_pixels(),
-        &d.each_tap(),
-        |row| split(row, out_h, out_w),
-        |(n, i, j)| (n * out_h + i) * out_w + j,
-        |(n, i, j), (u, v)| source(n, d.stride * i + u, d.stride * j + v, d.pad_before, d.h, d.w),
-    );
-}
-
 /// The gradient of the input, added to `dx`.
 ///
 /// # Panics
 /// If a slice or the filter does not have the size that `d` says, or the filter was packed without its backward half.
 pub fn backward_input(d: &ConvDims, filter: &Filter, dy: &[f32], dx: &mut [f32]) {
     backward_input_joined(d, filter, dy, &mut [Target::accumulate(dx, d.c_in)]);
-}
-
-/// The gradient of the input for one tensor, gathered.
-fn backward_input_onto(d: &ConvDims, filter: &Filter, dy: &[f32], target: Target<'_>) {
-    let dx = target.values;
-    d.check("conv::backward_input", dx.len(), dy.len());
-    // Pixels between the steps of a strided 1x1 filter receive nothing and are not visited.
-    let visits_all = d.kernel >= d.stride;
-    if !target.accumulate && !visits_all {
-        dx.fill(0.0);
-    }
-    let start = if target.accumulate || !visits_all { Start::Accumulate } else { Start::Bias(None) };
-    let (out_h, out_w) = (d.out_h(), d.out_w());
-    let gather = Gather { x: dy, channels: d.c_out, panels: filter.backward(), start };
-    // An input pixel meets only the taps of its own phase: with stride 2, each of the four classes is a convolution.
-    for (row_phase, col_phase) in (0..d.stride).flat_map(|a| (0..d.stride).map(move |b| (a, b))) {
-        let meets = |phase: usize, tap: usize| (phase + d.pad_before + 2 * d.stride - tap).is_multiple_of(d.stride);
-        let taps: Vec<Tap> =
-            d.each_tap().into_iter().filter(|&(u, v)| meets(row_phase, u) && meets(col_phase, v)).collect();
-        let rows = d.h.saturating_sub(row_phase).div_ceil(d.stride);
-        let cols = d.w.saturating_sub(col_phase).div_ceil(d.stride);
-        if taps.is_empty() {
-            continue;
-        }
-        gather.rows(
-            dx,
-            d.n * rows * cols,
-            &taps,
-            |row| {
-                let (n, k, l) = split(row, rows, cols);
-                (n, d.stride * k + row_phase, d.stride * l + col_phase)
-            },
-            |(n, k, l)| (n * d.h + k) * d.w + l,
-            |(n, k, l), (u, v)| {
-                let (i, j) = ((k + d.pad_before).checked_sub(u)?, (l + d.pad_before).checked_sub(v)?);
-                source(n, i / d.stride, j / d.stride, 0, out_h, out_w)
-            },
-        );
-    }
 }
 
 /// Row `index` of `[n, h, w]` as picture, row and column.
