@@ -16,17 +16,20 @@ use ndarray::{Array4, ArrayView4};
 use serde_json::{Map, Value, json};
 use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, Params};
 use tweedie_kernels::act::{self, Act};
+use tweedie_kernels::channels::{self, ChannelSlice};
+use tweedie_kernels::conv::{Part, Target};
+use tweedie_kernels::map::Map as Normalisation;
 use tweedie_kernels::pool::{self, MaxPoolDims};
 use tweedie_kernels::resample::{self, Resample, ResampleDims};
-use tweedie_kernels::{channels, sinusoid};
+use tweedie_kernels::sinusoid;
 
 use crate::UnetError;
 use crate::init::Init;
 use crate::json::Reader;
-use crate::layers::{BatchNorm, Conv, Embedding, Linear, Place, RunningUpdate, concat, concat_backward};
+use crate::layers::{BatchNorm, Conv, Embedding, Linear, Place, RunningUpdate, copy_channels};
 use crate::request::{self, Request};
 use crate::summary::Summary;
-use crate::tensor::{Pool, Tape, Tensor};
+use crate::tensor::{Pool, Tensor};
 use crate::weights::{Builder, Pass, Weights};
 
 /// The `_class_name` of this network.
@@ -143,52 +146,74 @@ impl Block {
     fn forward(
         &self,
         p: &Pass<'_>,
-        mut x: Tensor,
+        inputs: Vec<Lazy>,
         v: &Arc<Tensor>,
         mut updates: Option<&mut Vec<RunningUpdate>>,
-        tape: &mut Tape,
-    ) -> Tensor {
+    ) -> (Lazy, Saved) {
         let m = self.mlp0.forward(p, v);
         let mut r = p.pool.tensor(m.shape());
         act::forward(Act::Relu, &m.data, &mut r.data);
-        let added = self.mlp2.forward(p, &r);
-        channels::add_bias(x.n, x.hw(), x.c, &added.data, &mut x.data);
-        for saved in [m, r] {
-            tape.push(saved);
-        }
-        tape.push(v.clone());
-        for (conv, norm) in [(&self.conv0, &self.norm1), (&self.conv3, &self.norm4)] {
-            let h = conv.forward(p, &x);
-            tape.push(x);
-            x = match updates.as_deref_mut() {
-                None => norm.forward_eval(p, &h),
+        let added = split(p, &self.mlp2.forward(p, &r), &inputs);
+        let mut normalise = |norm: &BatchNorm, h: Tensor| {
+            let (table, stats) = match updates.as_deref_mut() {
+                None => (norm.table_eval(p), None),
                 Some(updates) => {
-                    let (y, stats, update) = norm.forward_train(p, &h);
+                    let (table, stats, update) = norm.table_train(p, &h);
                     updates.push(update);
-                    tape.push(stats);
-                    y
+                    (table, Some(stats))
                 }
             };
-            tape.push(h);
-        }
-        x
+            (Lazy { h: Arc::new(h), table: Some(Arc::new(table)) }, stats)
+        };
+        let size = inputs[0].size();
+        let h = self.conv0.forward_joined(p, size, &parts(&inputs, &added));
+        let (inner, stats1) = normalise(&self.norm1, h);
+        let h = self.conv3.forward_joined(p, size, &[inner.part()]);
+        let (output, stats4) = normalise(&self.norm4, h);
+        let saved = Saved { v: v.clone(), m, r, inputs, added, inner, stats1, output: output.h.clone(), stats4 };
+        (output, saved)
     }
 
-    /// Adds to `dv`, the gradient of the condition.
-    fn backward(&self, p: &Pass<'_>, tape: &mut Tape, mut dy: Tensor, dv: &mut Tensor, grads: &mut [f32]) -> Tensor {
-        for (conv, norm) in [(&self.conv3, &self.norm4), (&self.conv0, &self.norm1)] {
-            let (h, stats, x) = (tape.pop(), tape.pop(), tape.pop());
-            let dh = norm.backward(p, (&h, &stats), &dy, grads);
-            dy = conv.backward_new(p, &x, &dh, grads);
+    /// `dy` is the gradient of the output as it is read. Writes the gradients of the inputs, as they are read, to `dx`,
+    /// and adds to `dv`, the gradient of the condition.
+    fn backward(&self, p: &Pass<'_>, saved: Saved, dy: Tensor, dv: &mut Tensor, grads: &mut [f32]) -> Vec<Tensor> {
+        let Saved { v, m, r, inputs, added, inner, stats1, output, stats4 } = saved;
+        let (stats1, stats4) = (stats1.expect("training saves statistics"), stats4.expect("training saves statistics"));
+        let dh = self.norm4.backward(p, (&output, &stats4), dy, grads);
+        drop(output);
+        let mut dinner = p.pool.tensor(inner.h.shape());
+        let size = inner.size();
+        let channels = inner.h.c;
+        self.conv3.backward_joined(
+            p,
+            size,
+            &[inner.part()],
+            &dh,
+            &mut [Target::overwrite(&mut dinner.data, channels)],
+            grads,
+        );
+        drop(dh);
+        let dh = self.norm1.backward(p, (&inner.h, &stats1), dinner, grads);
+        drop(inner);
+        let mut dx: Vec<Tensor> = inputs.iter().map(|x| p.pool.tensor(x.h.shape())).collect();
+        let mut targets: Vec<Target<'_>> = dx.iter_mut().map(|dx| Target::overwrite(&mut dx.data, dx.c)).collect();
+        self.conv0.backward_joined(p, size, &parts(&inputs, &added), &dh, &mut targets, grads);
+        let mut dadded = p.pool.tensor(r.shape());
+        let mut first = 0;
+        for dx in &dx {
+            let mut sums = p.pool.tensor([dx.n, 1, 1, dx.c]);
+            sums.data.fill(0.0);
+            channels::add_bias_backward(dx.n, dx.hw(), dx.c, &dx.data, &mut sums.data);
+            for (sums, row) in sums.data.chunks_exact(dx.c).zip(dadded.data.chunks_exact_mut(r.c)) {
+                row[first..first + dx.c].copy_from_slice(sums);
+            }
+            first += dx.c;
         }
-        let (v, r, m) = (tape.pop(), tape.pop(), tape.pop());
-        let mut dadded = p.pool.zeros_like(&r);
-        channels::add_bias_backward(dy.n, dy.hw(), dy.c, &dy.data, &mut dadded.data);
         let dr = self.mlp2.backward_new(p, &r, &dadded, grads);
         let mut dm = p.pool.zeros_like(&m);
         act::backward(Act::Relu, &m.data, &dr.data, &mut dm.data);
         self.mlp0.backward(p, &v, &dm, dv, grads);
-        dy
+        dx
     }
 
     fn describe(&self, s: &mut Summary, size: [usize; 2]) {
@@ -201,38 +226,109 @@ impl Block {
     }
 }
 
-/// The maximum of 2x2 pixels.
-fn pool_forward(p: &Pass<'_>, x: &Tensor, tape: &mut Tape) -> Tensor {
-    let d = MaxPoolDims { n: x.n, h: x.h, w: x.w, c: x.c };
-    let mut y = p.pool.tensor([x.n, x.h / 2, x.w / 2, x.c]);
-    let mut argmax = vec![0; y.data.len()];
-    pool::forward(&d, &x.data, &mut y.data, &mut argmax);
-    tape.push_indices(argmax);
-    y
+/// An activation whose normalisation is carried out by whoever reads it.
+#[derive(Clone, Debug)]
+struct Lazy {
+    h: Arc<Tensor>,
+    /// Factors and offsets, see [`BatchNorm::map`]; none: `h` is read as it is.
+    table: Option<Arc<Tensor>>,
 }
 
-/// Adds to `dx`.
-fn pool_backward(tape: &mut Tape, dy: &Tensor, dx: &mut Tensor) {
+impl Lazy {
+    fn plain(h: Tensor) -> Self {
+        Self { h: Arc::new(h), table: None }
+    }
+
+    /// Number of images, height and width.
+    fn size(&self) -> [usize; 3] {
+        [self.h.n, self.h.h, self.h.w]
+    }
+
+    fn map(&self) -> Option<Normalisation<'_>> {
+        self.table.as_deref().map(BatchNorm::map)
+    }
+
+    fn part(&self) -> Part<'_> {
+        Part { map: self.map(), ..Part::plain(&self.h.data, self.h.c) }
+    }
+}
+
+/// What the backward pass of a block needs.
+struct Saved {
+    v: Arc<Tensor>,
+    m: Tensor,
+    r: Tensor,
+    inputs: Vec<Lazy>,
+    /// For every input, what is added to its channels.
+    added: Vec<Tensor>,
+    inner: Lazy,
+    stats1: Option<Tensor>,
+    output: Arc<Tensor>,
+    stats4: Option<Tensor>,
+}
+
+/// The channels of `x` `[n, 1, 1, c]` that belong to each of the inputs.
+fn split(p: &Pass<'_>, x: &Tensor, inputs: &[Lazy]) -> Vec<Tensor> {
+    let mut first = 0;
+    let take = |input: &Lazy| {
+        let c = input.h.c;
+        let mut y = p.pool.tensor([x.n, 1, 1, c]);
+        copy_channels(&x.data, x.c, first, &mut y.data, c);
+        first += c;
+        y
+    };
+    inputs.iter().map(take).collect()
+}
+
+/// The inputs with what is added to them.
+fn parts<'a>(inputs: &'a [Lazy], added: &'a [Tensor]) -> Vec<Part<'a>> {
+    inputs.iter().zip(added).map(|(input, added)| Part { add: Some(&added.data), ..input.part() }).collect()
+}
+
+/// The maximum of 2x2 pixels, and where each is from if `indices` are asked for.
+fn pool_forward(p: &Pass<'_>, x: &Lazy, indices: bool) -> (Lazy, Vec<u8>) {
+    let [n, h, w] = x.size();
+    let d = MaxPoolDims { n, h, w, c: x.h.c };
+    let mut y = p.pool.tensor([n, h / 2, w / 2, d.c]);
+    let mut argmax = vec![0; if indices { y.data.len() } else { 0 }];
+    pool::forward_mapped(&d, &x.h.data, x.map().as_ref(), &mut y.data, indices.then_some(&mut *argmax));
+    (Lazy::plain(y), argmax)
+}
+
+/// Adds the gradient that comes through the maxima to `dx`.
+fn pool_backward(argmax: &[u8], dy: &Tensor, dx: &mut Tensor) {
     let d = MaxPoolDims { n: dx.n, h: dx.h, w: dx.w, c: dx.c };
-    pool::backward(&d, &tape.pop_indices(), &dy.data, &mut dx.data);
+    pool::backward(&d, argmax, &dy.data, &mut dx.data);
 }
 
-/// Twice the height and width of `x`, with the skip's channels behind.
-fn up_forward(p: &Pass<'_>, x: &Tensor, skip: &Tensor) -> Tensor {
-    let d = ResampleDims { n: x.n, h: x.h, w: x.w, c: x.c };
-    let mut up = p.pool.tensor([x.n, 2 * x.h, 2 * x.w, x.c]);
-    resample::forward(&d, Resample::Bilinear, &x.data, &mut up.data);
-    concat(p.pool, &up, skip)
+/// Twice the height and width of `x`.
+fn up_forward(p: &Pass<'_>, x: &Lazy) -> Lazy {
+    let [n, h, w] = x.size();
+    let d = ResampleDims { n, h, w, c: x.h.c };
+    let mut up = p.pool.tensor([n, 2 * h, 2 * w, d.c]);
+    resample::forward_mapped(&d, Resample::Bilinear, &x.h.data, x.map().as_ref(), &mut up.data);
+    Lazy::plain(up)
 }
 
-/// The gradients of `x` (with `c` channels) and of the skip.
-fn up_backward(p: &Pass<'_>, dy: &Tensor, c: usize) -> (Tensor, Tensor) {
-    let (dup, dskip) = concat_backward(p.pool, dy, c);
-    let d = ResampleDims { n: dy.n, h: dy.h / 2, w: dy.w / 2, c };
+/// The gradient of [`up_forward`]'s input, as it is read.
+fn up_backward(p: &Pass<'_>, dup: &Tensor) -> Tensor {
+    let d = ResampleDims { n: dup.n, h: dup.h / 2, w: dup.w / 2, c: dup.c };
     let mut dx = p.pool.tensor([d.n, d.h, d.w, d.c]);
-    dx.data.fill(0.0);
-    resample::backward(&d, Resample::Bilinear, &dup.data, &mut dx.data);
-    (dx, dskip)
+    resample::backward_into(&d, Resample::Bilinear, ChannelSlice::all(&dup.data, d.c), &mut dx.data);
+    dx
+}
+
+/// What the backward pass of the network needs.
+struct Trace {
+    down1: Saved,
+    argmax1: Vec<u8>,
+    down2: Saved,
+    argmax2: Vec<u8>,
+    bot1: Saved,
+    up2: Saved,
+    up1: Saved,
+    last: Lazy,
+    v: Arc<Tensor>,
 }
 
 #[derive(Clone, Debug)]
@@ -260,6 +356,7 @@ impl Layers {
         }
     }
 
+    /// With the statistics of the batch if there is a place for `updates`; only then can the trace be followed back.
     fn forward(
         &self,
         p: &Pass<'_>,
@@ -267,53 +364,64 @@ impl Layers {
         times: &[f64],
         labels: &[Option<usize>],
         mut updates: Option<&mut Vec<RunningUpdate>>,
-        tape: &mut Tape,
-    ) -> Tensor {
+    ) -> (Tensor, Option<Trace>) {
+        let train = updates.is_some();
         let mut v = self.label_emb.forward(p, labels);
         let mut position = p.pool.tensor(v.shape());
         sinusoid::pos(times, v.c, &mut position.data);
         v.add(&position);
         let v = Arc::new(v);
-        let mut block = |block: &Block, x, tape: &mut Tape| block.forward(p, x, &v, updates.as_deref_mut(), tape);
-        let skip1 = block(&self.down1, x, tape);
-        let h = pool_forward(p, &skip1, tape);
-        let skip2 = block(&self.down2, h, tape);
-        let h = pool_forward(p, &skip2, tape);
-        let h = block(&self.bot1, h, tape);
-        let h = block(&self.up2, up_forward(p, &h, &skip2), tape);
-        drop(skip2);
-        let h = block(&self.up1, up_forward(p, &h, &skip1), tape);
-        drop(skip1);
-        let y = self.out.forward(p, &h);
-        tape.push(h);
-        tape.push(v);
-        y
+        // While predicting, what a block saves is given back as soon as the block is done.
+        let mut block = |block: &Block, inputs: Vec<Lazy>| {
+            let (output, saved) = block.forward(p, inputs, &v, updates.as_deref_mut());
+            (output, train.then_some(saved))
+        };
+        let (skip1, down1) = block(&self.down1, vec![Lazy::plain(x)]);
+        let (h, argmax1) = pool_forward(p, &skip1, train);
+        let (skip2, down2) = block(&self.down2, vec![h]);
+        let (h, argmax2) = pool_forward(p, &skip2, train);
+        let (h, bot1) = block(&self.bot1, vec![h]);
+        let up = up_forward(p, &h);
+        drop(h);
+        let (h, up2) = block(&self.up2, vec![up, skip2]);
+        let up = up_forward(p, &h);
+        drop(h);
+        let (last, up1) = block(&self.up1, vec![up, skip1]);
+        let y = self.out.forward_joined(p, last.size(), &[last.part()]);
+        let saved = (down1, down2, bot1, up2, up1);
+        let (Some(down1), Some(down2), Some(bot1), Some(up2), Some(up1)) = saved else { return (y, None) };
+        (y, Some(Trace { down1, argmax1, down2, argmax2, bot1, up2, up1, last, v }))
     }
 
-    fn backward(
-        &self,
-        p: &Pass<'_>,
-        tape: &mut Tape,
-        dy: &Tensor,
-        labels: &[Option<usize>],
-        grads: &mut [f32],
-    ) -> Tensor {
-        let (v, h) = (tape.pop(), tape.pop());
+    fn backward(&self, p: &Pass<'_>, trace: Trace, dy: &Tensor, labels: &[Option<usize>], grads: &mut [f32]) -> Tensor {
+        let Trace { down1, argmax1, down2, argmax2, bot1, up2, up1, last, v } = trace;
         let mut dv = p.pool.zeros_like(&v);
-        let dh = self.out.backward_new(p, &h, dy, grads);
-        drop(h);
-        let dh = self.up1.backward(p, tape, dh, &mut dv, grads);
-        let (dh, mut dskip1) = up_backward(p, &dh, self.out.c_in * 2);
-        let dh = self.up2.backward(p, tape, dh, &mut dv, grads);
-        let (dh, mut dskip2) = up_backward(p, &dh, self.out.c_in * 4);
-        let dh = self.bot1.backward(p, tape, dh, &mut dv, grads);
-        pool_backward(tape, &dh, &mut dskip2);
-        let dh = self.down2.backward(p, tape, dskip2, &mut dv, grads);
-        pool_backward(tape, &dh, &mut dskip1);
-        let dx = self.down1.backward(p, tape, dskip1, &mut dv, grads);
+        let mut dh = p.pool.tensor(last.h.shape());
+        let targets = &mut [Target::overwrite(&mut dh.data, last.h.c)];
+        self.out.backward_joined(p, last.size(), &[last.part()], dy, targets, grads);
+        drop(last);
+        let [dup, mut dskip1] = two(self.up1.backward(p, up1, dh, &mut dv, grads));
+        let dh = up_backward(p, &dup);
+        drop(dup);
+        let [dup, mut dskip2] = two(self.up2.backward(p, up2, dh, &mut dv, grads));
+        let dh = up_backward(p, &dup);
+        drop(dup);
+        let [dh] = one(self.bot1.backward(p, bot1, dh, &mut dv, grads));
+        pool_backward(&argmax2, &dh, &mut dskip2);
+        let [dh] = one(self.down2.backward(p, down2, dskip2, &mut dv, grads));
+        pool_backward(&argmax1, &dh, &mut dskip1);
+        let [dx] = one(self.down1.backward(p, down1, dskip1, &mut dv, grads));
         self.label_emb.backward(labels, &dv, grads);
         dx
     }
+}
+
+fn one(gradients: Vec<Tensor>) -> [Tensor; 1] {
+    gradients.try_into().expect("the block has one input")
+}
+
+fn two(gradients: Vec<Tensor>) -> [Tensor; 2] {
+    gradients.try_into().expect("the block has two inputs")
 }
 
 /// The textbook network with its parameters.
@@ -397,7 +505,7 @@ impl Network for Book {
         let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool };
         Ok(request.in_chunks(self.config.in_channels, self.config.base_channels, |part| {
             let x = request::from_array(&self.pool, part.x);
-            self.layers.forward(&p, x, part.times, part.labels, None, &mut Tape::forgetting())
+            self.layers.forward(&p, x, part.times, part.labels, None).0
         }))
     }
 
@@ -431,12 +539,12 @@ impl NetworkGrad for Book {
         request.check_grads(grads, self.weights.params().len())?;
         let filters = self.weights.for_training();
         let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool };
-        let (mut tape, mut updates) = (Tape::recording(), Vec::new());
+        let mut updates = Vec::new();
         let x = request::from_array(&self.pool, request.x);
-        let y = self.layers.forward(&p, x, request.times, request.labels, Some(&mut updates), &mut tape);
+        let (y, trace) = self.layers.forward(&p, x, request.times, request.labels, Some(&mut updates));
+        let trace = trace.expect("training leaves a trace");
         let dy = request.cotangent(&self.pool, y, loss)?;
-        let dx = self.layers.backward(&p, &mut tape, &dy, request.labels, grads);
-        debug_assert!(tape.is_empty(), "backward takes everything that forward has saved");
+        let dx = self.layers.backward(&p, trace, &dy, request.labels, grads);
         let values = self.weights.buffers_mut().values_mut();
         updates.into_iter().for_each(|update| update.apply(values));
         Ok(request::to_array(&dx))

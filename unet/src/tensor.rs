@@ -138,18 +138,17 @@ pub(crate) fn fill(to: &mut [f32], value: f32) {
 pub(crate) struct Tape {
     recording: bool,
     saved: Vec<Arc<Tensor>>,
-    indices: Vec<Vec<u8>>,
 }
 
 impl Tape {
     /// A tape for training.
     pub fn recording() -> Self {
-        Self { recording: true, saved: Vec::new(), indices: Vec::new() }
+        Self { recording: true, saved: Vec::new() }
     }
 
     /// A tape that forgets: prediction frees every activation as soon as it is used.
     pub fn forgetting() -> Self {
-        Self { recording: false, saved: Vec::new(), indices: Vec::new() }
+        Self { recording: false, saved: Vec::new() }
     }
 
     /// Keeps an activation.
@@ -164,21 +163,9 @@ impl Tape {
         self.saved.pop().expect("backward takes what forward has saved")
     }
 
-    /// Keeps the positions of maxima.
-    pub fn push_indices(&mut self, indices: Vec<u8>) {
-        if self.recording {
-            self.indices.push(indices);
-        }
-    }
-
-    /// The positions kept last.
-    pub fn pop_indices(&mut self) -> Vec<u8> {
-        self.indices.pop().expect("backward takes what forward has saved")
-    }
-
     /// Whether everything has been taken.
     pub fn is_empty(&self) -> bool {
-        self.saved.is_empty() && self.indices.is_empty()
+        self.saved.is_empty()
     }
 }
 
@@ -214,7 +201,6 @@ mod tests {
         let pool = Pool::default();
         let mut tape = Tape::forgetting();
         tape.push(pool.tensor([1, 2, 2, 3]));
-        tape.push_indices(vec![1]);
         assert!(tape.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use tweedie_denoiser::Role;
-use tweedie_kernels::conv::{self, ConvDims};
+use tweedie_kernels::conv::{self, ConvDims, Part, Target};
 
 use super::pair;
 use crate::init::Fill;
@@ -67,24 +67,40 @@ impl Conv {
     }
 
     pub fn forward(&self, p: &Pass<'_>, x: &Tensor) -> Tensor {
-        let d = self.dims(x.n, x.h, x.w);
-        let mut y = p.pool.tensor([x.n, d.out_h(), d.out_w(), self.c_out]);
-        conv::forward(&d, &x.data, &p.filters[self.filter], Some(&p.values[self.bias.clone()]), &mut y.data);
+        self.forward_joined(p, [x.n, x.h, x.w], &[Part::plain(&x.data, x.c)])
+    }
+
+    /// [`Conv::forward`] of `n` images of `h` by `w` pixels whose channels are joined from `parts`.
+    pub fn forward_joined(&self, p: &Pass<'_>, [n, h, w]: [usize; 3], parts: &[Part<'_>]) -> Tensor {
+        let d = self.dims(n, h, w);
+        let mut y = p.pool.tensor([n, d.out_h(), d.out_w(), self.c_out]);
+        let target = Target::overwrite(&mut y.data, self.c_out);
+        conv::forward_joined(&d, parts, &p.filters[self.filter], Some(&p.values[self.bias.clone()]), target);
         y
     }
 
-    /// `x` is the input of the forward pass.
-    pub fn backward(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, dx: &mut Tensor, grads: &mut [f32]) {
-        let d = self.dims(x.n, x.h, x.w);
+    /// The gradients of the parameters from those of [`Conv::forward_joined`]'s output, and that of its input into
+    /// `targets`.
+    pub fn backward_joined(
+        &self,
+        p: &Pass<'_>,
+        [n, h, w]: [usize; 3],
+        parts: &[Part<'_>],
+        dy: &Tensor,
+        targets: &mut [Target<'_>],
+        grads: &mut [f32],
+    ) {
+        let d = self.dims(n, h, w);
         let (dw, db) = pair(grads, &self.weight, &self.bias);
-        conv::backward_weight(&d, &x.data, &dy.data, dw, Some(db));
-        conv::backward_input(&d, &p.filters[self.filter], &dy.data, &mut dx.data);
+        conv::backward_weight_joined(&d, parts, &dy.data, dw, Some(db));
+        conv::backward_input_joined(&d, &p.filters[self.filter], &dy.data, targets);
     }
 
-    /// [`Conv::backward`] into a new `dx`.
+    /// The gradient of the input `x`, new; those of the parameters are added to `grads`.
     pub fn backward_new(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, grads: &mut [f32]) -> Tensor {
-        let mut dx = p.pool.zeros_like(x);
-        self.backward(p, x, dy, &mut dx, grads);
+        let mut dx = p.pool.tensor(x.shape());
+        let targets = &mut [Target::overwrite(&mut dx.data, x.c)];
+        self.backward_joined(p, [x.n, x.h, x.w], &[Part::plain(&x.data, x.c)], dy, targets, grads);
         dx
     }
 
@@ -144,8 +160,10 @@ impl Linear {
 
     /// [`Linear::backward`] into a new `dx`.
     pub fn backward_new(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, grads: &mut [f32]) -> Tensor {
-        let mut dx = p.pool.zeros_like(x);
-        self.backward(p, x, dy, &mut dx, grads);
+        self.backward_weights(x, dy, grads);
+        let mut dx = p.pool.tensor(x.shape());
+        let target = Target::overwrite(&mut dx.data, x.c);
+        conv::backward_input_joined(&self.dims(x), &p.filters[self.filter], &dy.data, &mut [target]);
         dx
     }
 

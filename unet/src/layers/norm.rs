@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use tweedie_denoiser::Role;
 use tweedie_kernels::act::Act;
+use tweedie_kernels::map::{self, Map};
 use tweedie_kernels::norm::batch::{self, BatchNormDims, Running};
 use tweedie_kernels::norm::group::{self, Affine, GroupNormDims};
 
@@ -49,16 +50,28 @@ impl GroupNorm {
     pub fn forward(&self, p: &Pass<'_>, x: &Tensor, scale_shift: Option<(&Tensor, &Tensor)>) -> (Tensor, Tensor) {
         let mut y = p.pool.tensor(x.shape());
         let mut stats = p.pool.tensor([x.n, 1, self.groups, 2]);
-        let affine = Affine {
-            gamma: &p.values[self.gamma.clone()],
-            beta: &p.values[self.beta.clone()],
-            scale_shift: scale_shift.map(|(scale, shift)| (&*scale.data, &*shift.data)),
-        };
+        let affine = self.affine(p, scale_shift);
         group::forward(&self.dims(x), &x.data, &affine, self.act, &mut y.data, &mut stats.data);
         (y, stats)
     }
 
-    /// `scale_shift` holds (scale, shift) of the forward pass, `d_scale_shift` their gradients.
+    /// The output again, from the statistics of the forward pass: it costs less to compute than to keep.
+    pub fn again(
+        &self,
+        p: &Pass<'_>,
+        (x, stats): (&Tensor, &Tensor),
+        scale_shift: Option<(&Tensor, &Tensor)>,
+    ) -> Tensor {
+        let mut y = p.pool.tensor(x.shape());
+        let mut table = p.pool.tensor([2, 1, x.n, x.c]);
+        let (scale, shift) = table.data.split_at_mut(x.n * x.c);
+        group::coefficients(&self.dims(x), &self.affine(p, scale_shift), &stats.data, scale, shift);
+        let map = Map { scale, shift, per_sample: true, act: self.act };
+        map::apply(x.n, x.hw(), x.c, &x.data, &map, &mut y.data);
+        y
+    }
+
+    /// Adds to `dx`. `scale_shift` holds (scale, shift) of the forward pass, `d_scale_shift` their gradients.
     pub fn backward(
         &self,
         p: &Pass<'_>,
@@ -82,6 +95,31 @@ impl GroupNorm {
             dbeta,
             d_scale_shift.map(|(scale, shift)| (&mut *scale.data, &mut *shift.data)),
         );
+    }
+
+    /// [`GroupNorm::backward`] where the gradient of the output becomes that of the input.
+    pub fn backward_in_place(
+        &self,
+        p: &Pass<'_>,
+        (x, stats): (&Tensor, &Tensor),
+        scale_shift: Option<(&Tensor, &Tensor)>,
+        mut dy: Tensor,
+        d_scale_shift: Option<(&mut Tensor, &mut Tensor)>,
+        grads: &mut [f32],
+    ) -> Tensor {
+        let (dgamma, dbeta) = pair(grads, &self.gamma, &self.beta);
+        group::backward_in_place(
+            &self.dims(x),
+            &x.data,
+            &self.affine(p, scale_shift),
+            self.act,
+            &stats.data,
+            &mut dy.data,
+            dgamma,
+            dbeta,
+            d_scale_shift.map(|(scale, shift)| (&mut *scale.data, &mut *shift.data)),
+        );
+        dy
     }
 
     pub fn describe(&self, s: &mut Summary, [h, w]: [usize; 2]) {
@@ -137,54 +175,47 @@ impl BatchNorm {
         BatchNormDims { rows: x.n * x.hw(), c: self.c, eps: Self::EPS }
     }
 
-    /// Normalises by the running statistics.
-    pub fn forward_eval(&self, p: &Pass<'_>, x: &Tensor) -> Tensor {
-        let mut y = p.pool.tensor(x.shape());
+    /// Factors and offsets `[1, 1, 2, c]` of the normalisation by the running statistics.
+    pub fn table_eval(&self, p: &Pass<'_>) -> Tensor {
+        let mut table = p.pool.tensor([1, 1, 2, self.c]);
+        let (scale, shift) = table.data.split_at_mut(self.c);
         let values = |range: &Range<usize>| &p.values[range.clone()];
-        let (gamma, beta) = (values(&self.gamma), values(&self.beta));
         let (mean, var) = (values(&self.mean), values(&self.var));
-        batch::forward_eval(&self.dims(x), &x.data, gamma, beta, Act::Relu, mean, var, &mut y.data);
-        y
+        batch::coefficients_eval(self.c, Self::EPS, mean, var, values(&self.gamma), values(&self.beta), scale, shift);
+        table
     }
 
-    /// Normalises by the statistics of the batch; returns the output, these statistics and the new running ones.
-    pub fn forward_train(&self, p: &Pass<'_>, x: &Tensor) -> (Tensor, Tensor, RunningUpdate) {
-        let mut y = p.pool.tensor(x.shape());
+    /// Factors and offsets `[1, 1, 2, c]` of the normalisation by the statistics of the batch, these statistics, and the
+    /// new running ones.
+    pub fn table_train(&self, p: &Pass<'_>, x: &Tensor) -> (Tensor, Tensor, RunningUpdate) {
         let mut stats = p.pool.tensor([1, 1, 2, self.c]);
         let mut mean = p.values[self.mean.clone()].to_vec();
         let mut var = p.values[self.var.clone()].to_vec();
-        batch::forward_train(
-            &self.dims(x),
-            &x.data,
-            &p.values[self.gamma.clone()],
-            &p.values[self.beta.clone()],
-            Act::Relu,
-            &mut y.data,
-            &mut stats.data,
-            Some(Running { mean: &mut mean, var: &mut var, momentum: Self::MOMENTUM }),
-        );
+        let running = Running { mean: &mut mean, var: &mut var, momentum: Self::MOMENTUM };
+        batch::statistics(&self.dims(x), &x.data, &mut stats.data, Some(running));
+        let mut table = p.pool.tensor([1, 1, 2, self.c]);
+        let (scale, shift) = table.data.split_at_mut(self.c);
+        let (gamma, beta) = (&p.values[self.gamma.clone()], &p.values[self.beta.clone()]);
+        batch::coefficients(self.c, &stats.data, gamma, beta, scale, shift);
         let update =
             RunningUpdate { mean: (self.mean.clone(), mean), var: (self.var.clone(), var), counter: self.counter };
-        (y, stats, update)
+        (table, stats, update)
     }
 
-    /// The backward pass of [`BatchNorm::forward_train`], into a new `dx`.
-    pub fn backward(&self, p: &Pass<'_>, (x, stats): (&Tensor, &Tensor), dy: &Tensor, grads: &mut [f32]) -> Tensor {
-        let mut dx = p.pool.zeros_like(x);
+    /// The map that a table stands for.
+    pub fn map(table: &Tensor) -> Map<'_> {
+        let (scale, shift) = table.data.split_at(table.c);
+        Map { scale, shift, per_sample: false, act: Act::Relu }
+    }
+
+    /// The backward pass of the normalisation by the statistics of the batch: the gradient of its output becomes that of
+    /// its input `x`.
+    pub fn backward(&self, p: &Pass<'_>, (x, stats): (&Tensor, &Tensor), mut dy: Tensor, grads: &mut [f32]) -> Tensor {
         let (dgamma, dbeta) = pair(grads, &self.gamma, &self.beta);
-        batch::backward(
-            &self.dims(x),
-            &x.data,
-            &p.values[self.gamma.clone()],
-            &p.values[self.beta.clone()],
-            Act::Relu,
-            &stats.data,
-            &dy.data,
-            &mut dx.data,
-            dgamma,
-            dbeta,
-        );
-        dx
+        let (gamma, beta) = (&p.values[self.gamma.clone()], &p.values[self.beta.clone()]);
+        let d = self.dims(x);
+        batch::backward_in_place(&d, &x.data, gamma, beta, Act::Relu, &stats.data, &mut dy.data, dgamma, dbeta);
+        dy
     }
 
     pub fn describe(&self, s: &mut Summary, [h, w]: [usize; 2]) {

@@ -69,8 +69,8 @@ impl Resnet {
     pub fn forward(&self, p: &Pass<'_>, x: Arc<Tensor>, e: &Arc<Tensor>, tape: &mut Tape) -> Tensor {
         let (a1, stats1) = self.norm1.forward(p, &x, None);
         let mut h = self.conv1.forward(p, &a1);
+        drop(a1);
         tape.push(stats1);
-        tape.push(a1);
         let projected = self.time_emb_proj.forward(p, e);
         let (a2, stats2) = match self.conditioning {
             TimeScaleShift::Default => {
@@ -87,8 +87,8 @@ impl Resnet {
         };
         tape.push(h);
         let mut y = self.conv2.forward(p, &a2);
+        drop(a2);
         tape.push(stats2);
-        tape.push(a2);
         match &self.conv_shortcut {
             Some(conv) => y.add(&conv.forward(p, &x)),
             None => y.add(&x),
@@ -109,29 +109,38 @@ impl Resnet {
         grads: &mut [f32],
     ) -> Tensor {
         let (e, x) = (tape.pop(), tape.pop());
-        let (a2, stats2, h) = (tape.pop(), tape.pop(), tape.pop());
+        let (stats2, h) = (tape.pop(), tape.pop());
         dy.scale(1.0 / self.output_scale);
-        let da2 = self.conv2.backward_new(p, &a2, &dy, grads);
-        drop(a2);
-        let mut dh = p.pool.zeros_like(&h);
-        let dprojected = match self.conditioning {
-            TimeScaleShift::Default => {
-                self.norm2.backward(p, (&h, &stats2), None, &da2, &mut dh, None, grads);
-                let mut dprojected = zeros(p, [h.n, 1, 1, h.c]);
-                channels::add_bias_backward(h.n, h.hw(), h.c, &dh.data, &mut dprojected.data);
-                dprojected
-            }
+        let scale_shift = match self.conditioning {
+            TimeScaleShift::Default => None,
             TimeScaleShift::ScaleShift => {
                 let (shift, scale) = (tape.pop(), tape.pop());
-                let (mut dscale, mut dshift) = (p.pool.zeros_like(&scale), p.pool.zeros_like(&shift));
-                let (values, gradients) = (Some((&*scale, &*shift)), Some((&mut dscale, &mut dshift)));
-                self.norm2.backward(p, (&h, &stats2), values, &da2, &mut dh, gradients, grads);
-                super::concat(p.pool, &dscale, &dshift)
+                Some((scale, shift))
             }
         };
-        drop((h, da2));
+        let scale_shift = scale_shift.as_ref().map(|(scale, shift)| (&**scale, &**shift));
+        // The activations are computed again: half the memory of a training step for two more passes over it.
+        let a2 = self.norm2.again(p, (&h, &stats2), scale_shift);
+        let da2 = self.conv2.backward_new(p, &a2, &dy, grads);
+        drop(a2);
+        let (dh, dprojected) = match scale_shift {
+            None => {
+                let dh = self.norm2.backward_in_place(p, (&h, &stats2), None, da2, None, grads);
+                let mut dprojected = zeros(p, [h.n, 1, 1, h.c]);
+                channels::add_bias_backward(h.n, h.hw(), h.c, &dh.data, &mut dprojected.data);
+                (dh, dprojected)
+            }
+            Some((scale, shift)) => {
+                let (mut dscale, mut dshift) = (p.pool.zeros_like(scale), p.pool.zeros_like(shift));
+                let gradients = Some((&mut dscale, &mut dshift));
+                let dh = self.norm2.backward_in_place(p, (&h, &stats2), scale_shift, da2, gradients, grads);
+                (dh, super::concat(p.pool, &dscale, &dshift))
+            }
+        };
+        drop(h);
         self.time_emb_proj.backward(p, &e, &dprojected, de, grads);
-        let (a1, stats1) = (tape.pop(), tape.pop());
+        let stats1 = tape.pop();
+        let a1 = self.norm1.again(p, (&x, &stats1), None);
         let da1 = self.conv1.backward_new(p, &a1, &dh, grads);
         drop((a1, dh));
         let mut dx = match &self.conv_shortcut {
