@@ -140,7 +140,7 @@ impl Filter {
         assert_eq!(weight.len(), taps * c_in * c_out, "Filter::pack: floats of the weight [{c_out}, {c_in}, {taps}]");
         self.forward.fill(|o, c, tap| weight[(o * c_in + c) * taps + tap]);
         if let Some(panels) = &mut self.forward_winograd {
-            panels.fill(|o, c, tap| weight[(o * c_in + c) * taps + tap]);
+            panels.fill(weight);
         }
         self.has_backward = backward;
         if backward {
@@ -152,7 +152,7 @@ impl Filter {
                 // Seen from the input, the filter is turned by half a turn.
                 self.backward_winograd
                     .get_or_insert_with(|| WinogradPanels::new(self.forward.isa, c_out, c_in))
-                    .fill(|c, o, tap| weight[(o * c_in + c) * taps + taps - 1 - tap]);
+                    .fill_turned(weight);
             }
         }
     }

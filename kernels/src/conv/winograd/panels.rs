@@ -1,15 +1,29 @@
 //! Transformed filters.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
 use super::input::MOST_CHANNELS;
 use super::tiles::{PATCH, POINTS};
+use super::with_scratch;
 use crate::conv::pack::{is_narrow, lanes, panel_vectors};
-use crate::par::Shared;
-use crate::simd::Isa;
+use crate::par::{Shared, tasks};
+use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
-/// Outputs whose filters are transformed together, at least; it divides the width of every panel.
-const OUTPUTS_AT_ONCE: usize = 8;
+/// Filters are transformed for inputs and outputs in multiples of this, or of whole vectors where these are longer.
+const WHOLE: usize = 8;
+/// Channels of a panel that a task transforms.
+const CHANNELS_AT_ONCE: usize = 8;
+/// Taps of a filter.
+const TAPS: usize = 9;
+/// `G`, a row for each point.
+const FILTER_POINTS: [[f32; 3]; PATCH] = [
+    [1.0 / 4.0, 0.0, 0.0],
+    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+    [0.0, 0.0, 1.0],
+];
 
 /// Transformed filters, `[panel][point][channel][width]`.
 #[derive(Clone, Debug)]
@@ -25,7 +39,7 @@ pub(in crate::conv) struct WinogradPanels {
 impl WinogradPanels {
     /// Whether a filter of this size can be transformed for this instruction set: whole vectors of channels.
     pub(in crate::conv) fn fits(isa: Isa, kernel: usize, channels: usize, outputs: usize) -> bool {
-        let whole = |count: usize| count > 0 && count.is_multiple_of(lanes(isa).max(OUTPUTS_AT_ONCE));
+        let whole = |count: usize| count > 0 && count.is_multiple_of(lanes(isa).max(WHOLE));
         let fits = channels.max(outputs) <= MOST_CHANNELS;
         kernel == 3 && fits && whole(channels) && whole(outputs) && !is_narrow(outputs)
     }
@@ -42,37 +56,28 @@ impl WinogradPanels {
         self.outputs.div_ceil(self.width)
     }
 
-    /// Transforms `weight(output, channel, tap)`: `G g G^T`.
-    pub(in crate::conv) fn fill(&mut self, weight: impl Fn(usize, usize, usize) -> f32 + Sync) {
-        // Whole cache lines are written where the width allows it.
-        if self.width.is_multiple_of(16) && self.outputs.is_multiple_of(16) {
-            self.fill_groups::<16>(weight);
-        } else {
-            self.fill_groups::<OUTPUTS_AT_ONCE>(weight);
-        }
+    /// Transforms `weight` `[output][channel][tap]`: `G g G^T`.
+    pub(in crate::conv) fn fill(&mut self, weight: &[f32]) {
+        self.fill_from(Origin { weight, turned: false });
     }
 
-    fn fill_groups<const GROUP: usize>(&mut self, weight: impl Fn(usize, usize, usize) -> f32 + Sync) {
+    /// Transforms `weight` `[channel][output][tap]`, each filter turned by half a turn, as the gradient of the input needs it.
+    pub(in crate::conv) fn fill_turned(&mut self, weight: &[f32]) {
+        self.fill_from(Origin { weight, turned: true });
+    }
+
+    fn fill_from(&mut self, origin: Origin<'_>) {
         let (width, channels, outputs) = (self.width, self.channels, self.outputs);
-        let values = Shared::new(&mut self.values);
-        // One task transforms a few outputs of every channel.
-        (0..outputs / GROUP).into_par_iter().for_each(|group| {
-            let first = group * GROUP;
-            for channel in 0..channels {
-                let taps: [[f32; GROUP]; 9] =
-                    std::array::from_fn(|tap| std::array::from_fn(|o| weight(first + o, channel, tap)));
-                let rows: [[[f32; GROUP]; PATCH]; 3] =
-                    std::array::from_fn(|v| filter_transform([taps[v], taps[3 + v], taps[6 + v]]));
-                for u in 0..PATCH {
-                    let row = filter_transform([rows[0][u], rows[1][u], rows[2][u]]);
-                    for (v, transformed) in row.iter().enumerate() {
-                        let panel = first / width * POINTS + u * PATCH + v;
-                        let at = (panel * channels + channel) * width + first % width;
-                        // SAFETY: no other task has these outputs.
-                        unsafe { values.part(at, GROUP) }.copy_from_slice(transformed);
-                    }
-                }
-            }
+        assert_eq!(origin.weight.len(), TAPS * channels * outputs, "floats of the filters");
+        let (isa, panels, values) = (self.isa, self.count(), Shared::new(&mut self.values));
+        // A task fills the rows of some channels of one panel: each point's rows lie side by side.
+        let ranges = channels.div_ceil(CHANNELS_AT_ONCE);
+        tasks(panels * ranges, |index| {
+            let (panel, first) = (index / ranges, index % ranges * CHANNELS_AT_ONCE);
+            let range = first..channels.min(first + CHANNELS_AT_ONCE);
+            with_scratch(TAPS * range.len() * width, |taps| {
+                dispatch_to(isa, Fill { origin, values, panel, range, channels, outputs, width, taps });
+            });
         });
     }
 
@@ -84,18 +89,114 @@ impl WinogradPanels {
     }
 }
 
-/// `G g` for several outputs at once.
-#[inline(always)]
-fn filter_transform<const N: usize>(g: [[f32; N]; 3]) -> [[f32; N]; PATCH] {
-    let mut out = [[0.0; N]; PATCH];
-    for o in 0..N {
-        let (a, b, c) = (g[0][o], g[1][o], g[2][o]);
-        out[0][o] = a / 4.0;
-        out[1][o] = -(a + b + c) / 6.0;
-        out[2][o] = -(a - b + c) / 6.0;
-        out[3][o] = (a + 2.0 * b + 4.0 * c) / 24.0;
-        out[4][o] = (a - 2.0 * b + 4.0 * c) / 24.0;
-        out[5][o] = c;
+/// Filters as they come.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    weight: &'a [f32],
+    /// Whether they are `[channel][output][tap]` and to be turned, rather than `[output][channel][tap]`.
+    turned: bool,
+}
+
+/// The filters of some channels of one panel.
+struct Fill<'a> {
+    origin: Origin<'a>,
+    values: Shared<'a, f32>,
+    panel: usize,
+    range: Range<usize>,
+    channels: usize,
+    outputs: usize,
+    width: usize,
+    /// Room for the taps, `[tap][channel][width]`.
+    taps: &'a mut [f32],
+}
+
+impl WithSimd for Fill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let first = self.panel * self.width;
+        let count = self.width.min(self.outputs - first);
+        let run = self.range.len() * self.width;
+        assert!(self.taps.len() == TAPS * run && count.is_multiple_of(S::LANES));
+        self.origin.spread(&self.range, first..first + count, (self.channels, self.outputs), self.width, self.taps);
+        let taps = self.taps.as_ptr();
+        for (u, [a, b, c]) in FILTER_POINTS.into_iter().enumerate() {
+            let (a, b, c) = (s.splat(a), s.splat(b), s.splat(c));
+            let mut targets = [std::ptr::null_mut(); PATCH];
+            for (v, target) in targets.iter_mut().enumerate() {
+                let point = self.panel * POINTS + u * PATCH + v;
+                let at = (point * self.channels + self.range.start) * self.width;
+                // SAFETY: no other task has this panel and these channels.
+                *target = unsafe { self.values.part(at, run) }.as_mut_ptr();
+            }
+            for row in (0..run).step_by(self.width) {
+                for at in (row..row + count).step_by(S::LANES) {
+                    let mut column = [s.splat(0.0); 3];
+                    for (v, column) in column.iter_mut().enumerate() {
+                        let tap = taps.wrapping_add(v * run + at);
+                        // SAFETY: `at` begins a vector of a run, and every tap has a run; three taps lie between rows.
+                        let (x, y, z) = unsafe { (s.load(tap), s.load(tap.add(3 * run)), s.load(tap.add(6 * run))) };
+                        *column = s.fma(c, z, s.fma(b, y, s.mul(a, x)));
+                    }
+                    let points = filter_transform(s, column);
+                    for v in 0..PATCH {
+                        // SAFETY: the target is a run, too.
+                        unsafe { s.store(targets[v].add(at), points[v]) };
+                    }
+                }
+            }
+        }
     }
-    out
+}
+
+impl Origin<'_> {
+    /// Writes some filters as `[tap][channel][width]`.
+    #[inline(always)]
+    fn spread(
+        &self,
+        range: &Range<usize>,
+        wanted: Range<usize>,
+        (channels, outputs): (usize, usize),
+        width: usize,
+        taps: &mut [f32],
+    ) {
+        let run = range.len() * width;
+        if self.turned {
+            for (k, channel) in range.clone().enumerate() {
+                let filters = &self.weight[channel * outputs * TAPS..][wanted.start * TAPS..wanted.end * TAPS];
+                for (o, filter) in filters.chunks_exact(TAPS).enumerate() {
+                    for tap in 0..TAPS {
+                        taps[(TAPS - 1 - tap) * run + k * width + o] = filter[tap];
+                    }
+                }
+            }
+        } else {
+            for (o, output) in wanted.enumerate() {
+                let filters = &self.weight[output * channels * TAPS..][range.start * TAPS..range.end * TAPS];
+                for (k, filter) in filters.chunks_exact(TAPS).enumerate() {
+                    for tap in 0..TAPS {
+                        taps[tap * run + k * width + o] = filter[tap];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `G g`
+#[inline(always)]
+fn filter_transform<S: Simd>(s: S, [a, b, c]: [S::V; 3]) -> [S::V; PATCH] {
+    let (sixth, minus_sixth) = (s.splat(1.0 / 6.0), s.splat(-1.0 / 6.0));
+    let (twelfth, minus_twelfth) = (s.splat(1.0 / 12.0), s.splat(-1.0 / 12.0));
+    let near = s.add(a, c);
+    let far = s.fma(sixth, c, s.mul(s.splat(1.0 / 24.0), a));
+    [
+        s.mul(s.splat(0.25), a),
+        s.mul(minus_sixth, s.add(near, b)),
+        s.mul(sixth, s.sub(b, near)),
+        s.fma(twelfth, b, far),
+        s.fma(minus_twelfth, b, far),
+        c,
+    ]
 }
