@@ -11,6 +11,9 @@
 //! the cache. Tiles are transformed once for every task that needs them: reading them back from memory would take longer.
 //! Point (1, 1) of a tile's transformed gradient is the sum of the tile, which gives the gradient of the bias.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -91,6 +94,7 @@ fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
     index * units / parts * UNIT..len.min((index + 1) * units / parts * UNIT)
 }
 
+/// No part of `parts` is longer than this.
 fn widest(len: usize, parts: usize) -> usize {
     len.min(len.div_ceil(UNIT).div_ceil(parts) * UNIT)
 }
@@ -123,14 +127,13 @@ pub(in crate::conv) fn backward_weight(
                 source: Source { parts, h: d.h, w: d.w },
                 grid,
                 dy,
+                partial_bias: (db.is_some() && channels.start == 0).then_some((shared.2, group * d.c_out)),
                 channels,
                 outputs,
                 tiles,
                 block: plan.block,
                 dw: shared.0,
                 partial: (plan.groups > 1).then_some((shared.1, group * sums)),
-                partial_bias: (db.is_some() && index / plan.output_parts % plan.channel_parts == 0)
-                    .then_some((shared.2, group * d.c_out)),
             };
             with_scratch(task.scratch(), |scratch| dispatch_to(isa, Staged(task, scratch)));
         });
