@@ -146,11 +146,12 @@ impl View<'_> {
             let reading = self.reading(s, tile.n, c);
             let mut rows = [[s.splat(0.0); PATCH]; PATCH];
             for (u, row) in rows.iter_mut().enumerate() {
-                let d = std::array::from_fn(|v| {
+                let mut d = [s.splat(0.0); PATCH];
+                for (v, d) in d.iter_mut().enumerate() {
                     // SAFETY: the patch lies within the picture, and a whole vector of channels begins at `c`.
                     let x = unsafe { s.load(source.add((u * self.w + v) * channels + c)) };
-                    reading.read::<S, A, PLAIN>(s, x)
-                });
+                    *d = reading.read::<S, A, PLAIN>(s, x);
+                }
                 *row = input_transform(s, 4, d);
             }
             let target = target.wrapping_add(c - self.channels.start);
@@ -240,15 +241,13 @@ impl<V: Copy> Reading<V> {
         c: usize,
     ) -> [V; PATCH] {
         let pixels: &[Pixel; PATCH] = pixels.try_into().expect("a row of a patch");
-        let d = std::array::from_fn(|v| {
-            if v >= M + 2 {
-                return s.splat(0.0);
-            }
+        let mut d = [s.splat(0.0); PATCH];
+        for (d, pixel) in d.iter_mut().zip(pixels).take(M + 2) {
             // SAFETY: a pixel has all channels of its part, as have the zeros that stand for the outside, and a whole
             // vector of them begins at `c`.
-            let x = self.read::<S, A, PLAIN>(s, unsafe { s.load(pixels[v].values.add(c)) });
-            if PLAIN { x } else { s.mul(x, s.splat(pixels[v].mask)) }
-        });
+            let x = self.read::<S, A, PLAIN>(s, unsafe { s.load(pixel.values.add(c)) });
+            *d = if PLAIN { x } else { s.mul(x, s.splat(pixel.mask)) };
+        }
         input_transform(s, M, d)
     }
 }
