@@ -18,10 +18,10 @@ use crate::par::{Kept, Shared, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch, dispatch_to};
 
 /// Pixels of a block: a panel of the right operand stays in the first-level cache.
-const BLOCK_PIXELS: usize = 128;
+const BLOCK_PIXELS: usize = 192;
 
 /// Output pixels that justify a partial sum of their own.
-const GROUP_PIXELS: usize = 1024;
+const GROUP_PIXELS: usize = 256;
 
 /// Floats that all partial sums have together at most.
 const MOST_SUMS: usize = 1 << 20;
@@ -106,7 +106,13 @@ impl Plan {
         let (chunks, padded) = (left.chunks(), right.channels.next_multiple_of(width));
         let sums = chunks * CHUNK * padded;
         let worth = (2 * pixels * sums / TASK_FLOPS).clamp(1, TASKS);
-        let groups = (pixels / GROUP_PIXELS).min(MOST_SUMS / sums).clamp(1, worth);
+        // Each part reads the right operand anew, each group writes and reads sums of its own: with few pixels the first
+        // costs less, with many the second.
+        let mut splits = 1;
+        while 2 * splits <= worth.min(chunks) && splits * splits * pixels < worth * 2 * chunks * CHUNK {
+            splits *= 2;
+        }
+        let groups = worth.div_ceil(splits).min(pixels / GROUP_PIXELS).min(MOST_SUMS / sums).max(1);
         let splits = worth.div_ceil(groups).min(chunks);
         Self { pixels, groups, splits, chunks, vectors, width, padded }
     }
