@@ -22,7 +22,9 @@ use rayon::prelude::*;
 use super::input::Source;
 use super::tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, gradient_transform, uses};
 use super::{PLANE_GAP, with_scratch};
+use crate::act::Act;
 use crate::conv::ConvDims;
+use crate::conv::joined::with_joined;
 use crate::conv::part::Part;
 use crate::par::{Kept, Shared, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
@@ -113,6 +115,10 @@ pub(in crate::conv) fn backward_weight(
     let plan = Plan::new(grid.tiles(), d.c_in, d.c_out);
     if plan.tiles == 0 {
         return;
+    }
+    // Tiles overlap and are read once for every part of the outputs: exponentials are rather taken once for each pixel.
+    if parts.iter().any(|part| part.map.is_some_and(|map| map.act == Act::Silu)) {
+        return with_joined(d, parts, |x| backward_weight(isa, d, &[Part::plain(x, d.c_in)], dy, dw, db));
     }
     // One group needs no partial sums of the filter: every task adds to its own part of the gradient.
     let sums = if plan.groups > 1 { d.weight_len() } else { 0 };
