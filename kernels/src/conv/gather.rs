@@ -88,7 +88,8 @@ impl Gather<'_> {
         let (blocks, panels) = (rows.div_ceil(BLOCK_ROWS), outputs.div_ceil(self.panels.width));
         // Few rows: the outputs are divided, too.
         let worth = 2 * rows * outputs * channels * taps.len() / TASK_FLOPS;
-        let splits = TASKS.min(worth).div_ceil(blocks).clamp(1, panels);
+        let most = TASKS.min(worth).div_ceil(blocks).clamp(1, panels);
+        let splits = (most..=panels).find(|splits| panels.is_multiple_of(*splits)).unwrap_or(panels);
         tasks(blocks * splits, |task| {
             let (block, split) = (task / splits, task % splits);
             let first = block * BLOCK_ROWS;
