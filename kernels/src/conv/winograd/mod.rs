@@ -35,9 +35,8 @@ const FEWEST_TILES: usize = 24;
 const TASKS: usize = 8;
 /// Floats of a panel that are multiplied at a time: they stay in the first-level cache.
 const CHUNK_FLOATS: usize = 8192;
-/// Floats between two tiles, or two points, beyond their content, so that they do not share cache sets.
+/// Floats between the planes of two points beyond their content, so that the planes do not share cache sets.
 const PLANE_GAP: usize = 16;
-const ROW_GAP: usize = 16;
 /// Rows that a register tile may touch beyond the tiles of a block.
 const SLACK: usize = 12;
 
@@ -94,7 +93,7 @@ pub(super) fn convolve(
         let first = block * plan.block;
         let block = grid.block(first..(first + plan.block).min(plan.tiles));
         let task = Task { source, filter, bias, targets: &targets, block: &block, tiles: plan.block };
-        with_scratch((plan.block + SLACK) * (task.in_row() + task.out_row()), |scratch| {
+        with_scratch(POINTS * (task.in_plane() + task.out_plane()), |scratch| {
             dispatch_to(filter.isa, Staged(task, scratch));
         });
     });
@@ -140,8 +139,8 @@ impl WithSimd for Staged<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         let Staged(task, scratch) = self;
-        let (patches, products) = scratch.split_at_mut((task.tiles + SLACK) * task.in_row());
-        let strides = Strides { tile: task.in_row(), point: task.filter.channels };
+        let (patches, products) = scratch.split_at_mut(POINTS * task.in_plane());
+        let strides = Strides { tile: task.filter.channels, point: task.in_plane() };
         task.source.transform_to(s, task.block.tiles(), 0..task.filter.channels, strides, patches);
         for panel in 0..task.filter.count() {
             match (S::LANES, task.filter.vectors) {
@@ -158,17 +157,17 @@ impl WithSimd for Staged<'_> {
 }
 
 impl Task<'_> {
-    /// Floats from tile to tile of the transformed input.
-    fn in_row(&self) -> usize {
-        POINTS * self.filter.channels + ROW_GAP
+    /// Floats from point to point of the transformed input.
+    fn in_plane(&self) -> usize {
+        (self.tiles + SLACK) * self.filter.channels + PLANE_GAP
     }
 
-    /// Floats from tile to tile of the products.
-    fn out_row(&self) -> usize {
-        POINTS * self.filter.width + ROW_GAP
+    /// Floats from point to point of the products.
+    fn out_plane(&self) -> usize {
+        (self.tiles + SLACK) * self.filter.width + PLANE_GAP
     }
 
-    /// The matrix product of every point for one panel of outputs, `[tile][point][width]`, in register tiles of `MR` rows
+    /// The matrix product of every point for one panel of outputs, `[point][tile][width]`, in register tiles of `MR` rows
     /// and, for what is left, `LESS` rows.
     #[inline(always)]
     fn multiply<S: Simd, const MR: usize, const LESS: usize, const NV: usize>(
@@ -188,12 +187,11 @@ impl Task<'_> {
             for c in (0..channels).step_by(depth) {
                 let chunk = &b[c * width..channels.min(c + depth) * width];
                 let mut product = Product {
-                    a: patches[point * channels + c..].as_ptr(),
-                    row: self.in_row(),
+                    a: patches[point * self.in_plane() + c..].as_ptr(),
+                    row: channels,
                     b: chunk.as_ptr(),
                     depth: chunk.len() / width,
-                    out: products[point * width..].as_mut_ptr(),
-                    out_row: self.out_row(),
+                    out: products[point * self.out_plane()..].as_mut_ptr(),
                     accumulate: c > 0,
                     // What is needed next: the following channels, point or panel lie behind.
                     ahead: chunk.as_ptr().wrapping_add(chunk.len()),
@@ -237,10 +235,10 @@ impl Task<'_> {
                     channel: o - first,
                     bias,
                     source: products[o - panel * width..].as_ptr(),
-                    point: width,
+                    point: self.out_plane(),
                 };
                 for (index, tile) in self.block.tiles().iter().enumerate() {
-                    let offset = index * self.out_row();
+                    let offset = index * width;
                     match (tile.is_whole(), place.accumulate) {
                         (true, false) => column.tile::<S, true, false>(s, self.source, tile, offset),
                         (true, true) => column.tile::<S, true, true>(s, self.source, tile, offset),
@@ -263,8 +261,6 @@ struct Product {
     b: *const f32,
     depth: usize,
     out: *mut f32,
-    /// Floats from row to row of `out`.
-    out_row: usize,
     accumulate: bool,
     /// Where the next chunk is to be fetched from, a line for each step.
     ahead: *const f32,
@@ -279,7 +275,7 @@ impl Product {
     #[inline(always)]
     unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(&self, s: S, first: usize) {
         let width = NV * S::LANES;
-        let (out, out_row) = (self.out.wrapping_add(first * self.out_row), self.out_row);
+        let out = self.out.wrapping_add(first * width);
         let rows: [*const f32; MR] = std::array::from_fn(|i| self.a.wrapping_add((first + i) * self.row));
         let mut sums = [[s.splat(0.0); NV]; MR];
         // SAFETY: the caller vouches for all three operands.
@@ -287,7 +283,7 @@ impl Product {
             if self.accumulate {
                 for (i, sums) in sums.iter_mut().enumerate() {
                     for (v, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.load(out.add(i * out_row + v * S::LANES));
+                        *sum = s.load(out.add(i * width + v * S::LANES));
                     }
                 }
             }
@@ -305,7 +301,7 @@ impl Product {
             }
             for (i, sums) in sums.iter().enumerate() {
                 for (v, sum) in sums.iter().enumerate() {
-                    s.store(out.add(i * out_row + v * S::LANES), *sum);
+                    s.store(out.add(i * width + v * S::LANES), *sum);
                 }
             }
         }
