@@ -9,11 +9,12 @@
 //! Both passes go through blocks of query rows, whose scores live in scratch memory of the thread; the backward pass
 //! computes P = exp(S - lse) again, so the whole score matrix is never stored.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
 
 use crate::gemm::{self, Matrix, Product, Target};
 use crate::lanes::{MAX_LANES, exp, get, put};
-use crate::par::{Shared, check_len, tasks};
+use crate::par::{Kept, Shared, check_len, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// Sizes of an attention: q and o are `[n, q_len, heads * head_dim]`, k and v `[n, kv_len, heads * head_dim]`.
@@ -70,8 +71,11 @@ fn check(d: &AttentionDims, q: &[f32], k: &[f32], v: &[f32], o: &[f32], lse: &[f
 /// Query rows in a block, a multiple of the rows of every register tile.
 const BLOCK: usize = 48;
 
-/// Query rows of one forward task; each task packs keys and values for itself.
-const TASK_ROWS: usize = 4 * BLOCK;
+/// Floats of packed keys and values that are kept at a time, unless those of a single head are more.
+const MOST_PACKED: usize = 1 << 22;
+
+/// Tasks of a backward pass; with fewer heads than this the query rows are divided, too.
+const BACKWARD_TASKS: usize = 8;
 
 /// Columns that a row of scores has in scratch memory: the keys, filled up to whole vectors.
 fn padded(kv_len: usize) -> usize {
@@ -92,6 +96,10 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// Packed keys and values of some heads.
+    static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    /// Gradients of keys and values from each part of the query rows.
+    static PARTS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Packs a matrix of `k` rows and `n` columns into `memory`.
@@ -163,6 +171,59 @@ impl WithSimd for SoftmaxBackward<'_> {
     }
 }
 
+/// `x *= factor`
+struct Scale<'a> {
+    factor: f32,
+    x: &'a mut [f32],
+}
+
+impl WithSimd for Scale<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let (x, factor) = (self.x, s.splat(self.factor));
+        let full = x.len() / S::LANES * S::LANES;
+        for i in (0..full).step_by(S::LANES) {
+            let scaled = s.mul(get::<S, true>(s, x, i), factor);
+            put::<S, true>(s, x, i, scaled);
+        }
+        if full < x.len() {
+            let scaled = s.mul(get::<S, false>(s, x, full), factor);
+            put::<S, false>(s, x, full, scaled);
+        }
+    }
+}
+
+/// `sums[i] = sum_k a[i, k] b[i, k]` for rows of `len` floats that begin every `row` floats.
+struct RowDots<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    row: usize,
+    len: usize,
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for RowDots<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let full = self.len / S::LANES * S::LANES;
+        for (i, sum) in self.sums.iter_mut().enumerate() {
+            let (a, b) = (&self.a[i * self.row..][..self.len], &self.b[i * self.row..][..self.len]);
+            let mut acc = s.splat(0.0);
+            for k in (0..full).step_by(S::LANES) {
+                acc = s.fma(get::<S, true>(s, a, k), get::<S, true>(s, b, k), acc);
+            }
+            if full < self.len {
+                acc = s.fma(get::<S, false>(s, a, full), get::<S, false>(s, b, full), acc);
+            }
+            let mut lanes = [0f32; MAX_LANES];
+            put::<S, true>(s, &mut lanes, 0, acc);
+            *sum = lanes.iter().sum();
+        }
+    }
+}
+
 /// Writes the attention to `o`, and the log-sum-exp of each row of scores to `lse` (`[n, heads, q_len]`).
 ///
 /// With no keys (`kv_len` 0) the output is zero and the log-sum-exp minus infinity.
@@ -181,47 +242,73 @@ fn forward_with(isa: Isa, d: &AttentionDims, q: &[f32], k: &[f32], v: &[f32], o:
         lse.fill(f32::NEG_INFINITY);
         return;
     }
-    let (c, hd, kv, stride) = (d.heads * d.head_dim, d.head_dim, d.kv_len, padded(d.kv_len));
+    let (c, hd, kv) = (d.heads * d.head_dim, d.head_dim, d.kv_len);
+    let (keys_len, values_len) = (gemm::packed_len(isa, hd, kv), gemm::packed_len(isa, kv, hd));
     let (o, lse) = (Shared::new(o), Shared::new(lse));
-    let parts = d.q_len.div_ceil(TASK_ROWS);
-    let task = |task: usize, scratch: &mut Scratch| {
-        let (head, part) = (task / parts, task % parts);
-        let (q_at, kv_at) = (d.q_start(head), d.kv_start(head));
-        let keys = packed(isa, Matrix::rows(&k[kv_at..], c).t(), hd, kv, &mut scratch.keys);
-        let values = packed(isa, Matrix::rows(&v[kv_at..], c), kv, hd, &mut scratch.values);
-        for first in (part * TASK_ROWS..d.q_len.min((part + 1) * TASK_ROWS)).step_by(BLOCK) {
-            let rows = BLOCK.min(d.q_len - first);
-            scratch.scores.resize(rows * stride, 0.0);
-            let a = Matrix::rows(&q[q_at + first * c..], c);
-            let packed_a = &mut scratch.rows;
-            let scores = Target { data: Shared::new(&mut scratch.scores), start: 0, row: stride };
-            let product =
-                Product { m: rows, n: kv, k: hd, alpha: d.scale(), a, packed_b: keys, accumulate: false, packed_a };
-            // SAFETY: the scores are this thread's own.
-            unsafe { product.into(isa, scores) };
+    let blocks = d.q_len.div_ceil(BLOCK);
+    let heads_at_once = (MOST_PACKED / (keys_len + values_len).max(1)).clamp(1, (d.n * d.heads).max(1));
+    for first in (0..d.n * d.heads).step_by(heads_at_once) {
+        let heads = heads_at_once.min(d.n * d.heads - first);
+        with_kept(&PACKED as &Kept<f32>, heads * (keys_len + values_len), |packed| {
+            let (keys, values) = packed.split_at_mut(heads * keys_len);
+            let (shared_keys, shared_values) = (Shared::new(keys), Shared::new(values));
+            tasks(heads, |i| {
+                let at = d.kv_start(first + i);
+                // SAFETY: each task takes the place of its own head.
+                unsafe {
+                    let keys = shared_keys.part(i * keys_len, keys_len);
+                    gemm::pack(isa, Matrix::rows(&k[at..], c).t(), hd, kv, keys);
+                    let values = shared_values.part(i * values_len, values_len);
+                    gemm::pack(isa, Matrix::rows(&v[at..], c), kv, hd, values);
+                }
+            });
+            let (keys, values) = (&*keys, &*values);
+            tasks(heads * blocks, |i| {
+                let (head, block) = (i / blocks, i % blocks);
+                let keys = &keys[head * keys_len..][..keys_len];
+                let values = &values[head * values_len..][..values_len];
+                SCRATCH.with_borrow_mut(|scratch| {
+                    forward_block(isa, d, q, first + head, block * BLOCK, (keys, values), (o, lse), scratch);
+                });
+            });
+        });
+    }
+}
 
-            let mut max_sum = [[0f32; 2]; BLOCK];
-            dispatch_to(isa, Softmax { scores: &mut scratch.scores, kv_len: kv, max_sum: &mut max_sum[..rows] });
+/// Some query rows of one head, against its packed keys (transposed) and values.
+fn forward_block(
+    isa: Isa,
+    d: &AttentionDims,
+    q: &[f32],
+    head: usize,
+    first: usize,
+    (keys, values): (&[f32], &[f32]),
+    (o, lse): (Shared<'_, f32>, Shared<'_, f32>),
+    scratch: &mut Scratch,
+) {
+    let (c, hd, kv, stride) = (d.heads * d.head_dim, d.head_dim, d.kv_len, padded(d.kv_len));
+    let (rows, at) = (BLOCK.min(d.q_len - first), d.q_start(head) + first * c);
+    let Scratch { scores, rows: packed_a, .. } = scratch;
+    scores.resize(rows * stride, 0.0);
+    let a = Matrix::rows(&q[at..], c);
+    let product = Product { m: rows, n: kv, k: hd, alpha: d.scale(), a, packed_b: keys, accumulate: false, packed_a };
+    // SAFETY: the scores are this thread's own.
+    unsafe { product.into(isa, Target { data: Shared::new(scores), start: 0, row: stride }) };
 
-            let a = Matrix::rows(&scratch.scores, stride);
-            let packed_a = &mut scratch.rows;
-            let target = Target { data: o, start: q_at + first * c, row: c };
-            let product =
-                Product { m: rows, n: hd, k: kv, alpha: 1.0, a, packed_b: values, accumulate: false, packed_a };
-            // SAFETY: these rows of this head belong to this task.
-            unsafe { product.into(isa, target) };
-            // SAFETY: these rows of this head belong to this task.
-            let lse = unsafe { lse.part(head * d.q_len + first, rows) };
-            for (i, (lse, [max, sum])) in lse.iter_mut().zip(max_sum).enumerate() {
-                *lse = max + sum.ln();
-                // SAFETY: this row of this head belongs to this task.
-                let o = unsafe { o.part(q_at + (first + i) * c, hd) };
-                let share = 1.0 / sum;
-                o.iter_mut().for_each(|o| *o *= share);
-            }
-        }
-    };
-    tasks(d.n * d.heads * parts, |i| SCRATCH.with_borrow_mut(|scratch| task(i, scratch)));
+    let mut max_sum = [[0f32; 2]; BLOCK];
+    dispatch_to(isa, Softmax { scores, kv_len: kv, max_sum: &mut max_sum[..rows] });
+
+    let a = Matrix::rows(scores, stride);
+    let product = Product { m: rows, n: hd, k: kv, alpha: 1.0, a, packed_b: values, accumulate: false, packed_a };
+    // SAFETY: these rows of this head belong to this task.
+    unsafe { product.into(isa, Target { data: o, start: at, row: c }) };
+    // SAFETY: these rows of this head belong to this task.
+    let lse = unsafe { lse.part(head * d.q_len + first, rows) };
+    for (i, (lse, [max, sum])) in lse.iter_mut().zip(max_sum).enumerate() {
+        *lse = max + sum.ln();
+        // SAFETY: this row of this head belongs to this task.
+        dispatch_to(isa, Scale { factor: 1.0 / sum, x: unsafe { o.part(at + i * c, hd) } });
+    }
 }
 
 /// The backward pass: adds to `dq`, `dk` and `dv`; `o` and `lse` are what [`forward`] wrote, `d_o` is the gradient of `o`.
@@ -265,50 +352,126 @@ fn backward_with(
     if d.kv_len == 0 || d.head_dim == 0 {
         return;
     }
-    let (c, hd, kv, stride, scale) = (d.heads * d.head_dim, d.head_dim, d.kv_len, padded(d.kv_len), d.scale());
+    let (heads, blocks, kv_len) = (d.n * d.heads, d.q_len.div_ceil(BLOCK), d.kv_len * d.head_dim);
+    let parts = BACKWARD_TASKS.div_ceil(heads.max(1)).clamp(1, blocks.max(1));
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
-    let task = |head: usize, scratch: &mut Scratch| {
-        let Scratch { keys, keys_t, values, queries, scores, gradients, rows: packed_a } = scratch;
-        let (q_at, kv_at) = (d.q_start(head), d.kv_start(head));
-        let keys_t = packed(isa, Matrix::rows(&k[kv_at..], c).t(), hd, kv, keys_t);
-        let keys = packed(isa, Matrix::rows(&k[kv_at..], c), kv, hd, keys);
-        let values_t = packed(isa, Matrix::rows(&v[kv_at..], c).t(), hd, kv, values);
-        for first in (0..d.q_len).step_by(BLOCK) {
-            let m = BLOCK.min(d.q_len - first);
-            let at = q_at + first * c;
-            let (q, o, d_o) = (&q[at..], &o[at..], &d_o[at..]);
-            // Zeros, so that the columns beyond the last key are harmless numbers.
-            scores.clear();
-            scores.resize(m * stride, 0.0);
-            gradients.clear();
-            gradients.resize(m * stride, 0.0);
-            for (alpha, a, packed_b, out) in [(scale, q, keys_t, &mut *scores), (1.0, d_o, values_t, &mut *gradients)] {
-                let a = Matrix::rows(a, c);
-                let product = Product { m, n: kv, k: hd, alpha, a, packed_b, accumulate: false, packed_a };
-                // SAFETY: the target is this thread's own.
-                unsafe { product.into(isa, Target { data: Shared::new(out), start: 0, row: stride }) };
-            }
-            let mut row_sums = [0f32; BLOCK];
-            for (i, sum) in row_sums.iter_mut().enumerate().take(m) {
-                *sum = o[i * c..][..hd].iter().zip(&d_o[i * c..][..hd]).map(|(o, d_o)| o * d_o).sum();
-            }
-            let lse = &lse[head * d.q_len + first..][..m];
-            dispatch_to(isa, SoftmaxBackward { scores, gradients, kv_len: kv, lse, row_sums: &row_sums[..m] });
-
-            let ds = Matrix::rows(gradients, stride);
-            let product = Product { m, n: hd, k: kv, alpha: scale, a: ds, packed_b: keys, accumulate: true, packed_a };
-            // SAFETY: these rows of this head belong to this task.
-            unsafe { product.into(isa, Target { data: dq, start: at, row: c }) };
-            for (alpha, a, b, out) in [(1.0, &*scores, d_o, dv), (scale, &*gradients, q, dk)] {
-                let packed_b = packed(isa, Matrix::rows(b, c), m, hd, queries);
-                let a = Matrix::rows(a, stride).t();
-                let product = Product { m: kv, n: hd, k: m, alpha, a, packed_b, accumulate: true, packed_a };
-                // SAFETY: keys and values of this head belong to this task.
-                unsafe { product.into(isa, Target { data: out, start: kv_at, row: c }) };
-            }
-        }
+    let x = Tensors { q, k, v, o, lse, d_o };
+    let run = |head: usize, blocks: Range<usize>, dkv: Gradients<'_>| {
+        SCRATCH.with_borrow_mut(|scratch| backward_part(isa, d, &x, head, blocks, dq, dkv, scratch));
     };
-    tasks(d.n * d.heads, |head| SCRATCH.with_borrow_mut(|scratch| task(head, scratch)));
+    if parts == 1 {
+        // Keys and values of a head belong to one task.
+        let whole = |head| Gradients { dk, dv, start: d.kv_start(head), row: d.heads * d.head_dim };
+        return tasks(heads, |head| run(head, 0..blocks, whole(head)));
+    }
+    // Each part of the query rows has gradients of its own, `[head][part][2][kv, head_dim]`, which are added in order.
+    with_kept(&PARTS as &Kept<f32>, heads * parts * 2 * kv_len, |partial| {
+        partial.fill(0.0);
+        let shared = Shared::new(partial);
+        tasks(heads * parts, |i| {
+            let (head, part) = (i / parts, i % parts);
+            // SAFETY: each task takes its own gradients.
+            let (dk, dv) = unsafe { (shared.part(i * 2 * kv_len, kv_len), shared.part((2 * i + 1) * kv_len, kv_len)) };
+            let own = Gradients { dk: Shared::new(dk), dv: Shared::new(dv), start: 0, row: d.head_dim };
+            run(head, part * blocks / parts..(part + 1) * blocks / parts, own);
+        });
+        tasks(heads * d.kv_len, |i| {
+            let (head, row) = (i / d.kv_len, i % d.kv_len);
+            let at = d.kv_start(head) + row * d.heads * d.head_dim;
+            for (which, out) in [dk, dv].into_iter().enumerate() {
+                // SAFETY: this row of this head belongs to this task.
+                let out = unsafe { out.part(at, d.head_dim) };
+                for part in 0..parts {
+                    let from = ((head * parts + part) * 2 + which) * kv_len + row * d.head_dim;
+                    // SAFETY: nothing writes the parts any more.
+                    dispatch_to(isa, Add { x: unsafe { shared.read(from, d.head_dim) }, y: &mut *out });
+                }
+            }
+        });
+    });
+}
+
+/// `y += x`
+struct Add<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Add<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        crate::channels::add_row(s, self.x, self.y);
+    }
+}
+
+/// What the backward pass reads.
+struct Tensors<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    o: &'a [f32],
+    lse: &'a [f32],
+    d_o: &'a [f32],
+}
+
+/// Where the gradients of one head's keys and values go: rows from `start` on, every `row` floats.
+struct Gradients<'a> {
+    dk: Shared<'a, f32>,
+    dv: Shared<'a, f32>,
+    start: usize,
+    row: usize,
+}
+
+/// Some blocks of query rows of one head; adds to their rows of `dq` and to `dkv`, which no other task may use.
+fn backward_part(
+    isa: Isa,
+    d: &AttentionDims,
+    x: &Tensors<'_>,
+    head: usize,
+    blocks: Range<usize>,
+    dq: Shared<'_, f32>,
+    dkv: Gradients<'_>,
+    scratch: &mut Scratch,
+) {
+    let (c, hd, kv, stride, scale) = (d.heads * d.head_dim, d.head_dim, d.kv_len, padded(d.kv_len), d.scale());
+    let Scratch { keys, keys_t, values, queries, scores, gradients, rows: packed_a } = scratch;
+    let kv_at = d.kv_start(head);
+    let keys_t = packed(isa, Matrix::rows(&x.k[kv_at..], c).t(), hd, kv, keys_t);
+    let keys = packed(isa, Matrix::rows(&x.k[kv_at..], c), kv, hd, keys);
+    let values_t = packed(isa, Matrix::rows(&x.v[kv_at..], c).t(), hd, kv, values);
+    for first in blocks.map(|block| block * BLOCK) {
+        let m = BLOCK.min(d.q_len - first);
+        let at = d.q_start(head) + first * c;
+        let (q, o, d_o) = (&x.q[at..], &x.o[at..], &x.d_o[at..]);
+        // Zeros, so that the columns beyond the last key are harmless numbers.
+        scores.clear();
+        scores.resize(m * stride, 0.0);
+        gradients.clear();
+        gradients.resize(m * stride, 0.0);
+        for (alpha, a, packed_b, out) in [(scale, q, keys_t, &mut *scores), (1.0, d_o, values_t, &mut *gradients)] {
+            let a = Matrix::rows(a, c);
+            let product = Product { m, n: kv, k: hd, alpha, a, packed_b, accumulate: false, packed_a };
+            // SAFETY: the target is this thread's own.
+            unsafe { product.into(isa, Target { data: Shared::new(out), start: 0, row: stride }) };
+        }
+        let mut row_sums = [0f32; BLOCK];
+        dispatch_to(isa, RowDots { a: o, b: d_o, row: c, len: hd, sums: &mut row_sums[..m] });
+        let lse = &x.lse[head * d.q_len + first..][..m];
+        dispatch_to(isa, SoftmaxBackward { scores, gradients, kv_len: kv, lse, row_sums: &row_sums[..m] });
+
+        let ds = Matrix::rows(gradients, stride);
+        let product = Product { m, n: hd, k: kv, alpha: scale, a: ds, packed_b: keys, accumulate: true, packed_a };
+        // SAFETY: these rows of this head belong to this task.
+        unsafe { product.into(isa, Target { data: dq, start: at, row: c }) };
+        for (alpha, a, b, out) in [(1.0, &*scores, d_o, dkv.dv), (scale, &*gradients, q, dkv.dk)] {
+            let packed_b = packed(isa, Matrix::rows(b, c), m, hd, queries);
+            let a = Matrix::rows(a, stride).t();
+            let product = Product { m: kv, n: hd, k: m, alpha, a, packed_b, accumulate: true, packed_a };
+            // SAFETY: the caller vouches that these keys and values belong to this task.
+            unsafe { product.into(isa, Target { data: out, start: dkv.start, row: dkv.row }) };
+        }
+    }
 }
 
 #[cfg(test)]
