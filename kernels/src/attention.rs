@@ -85,9 +85,6 @@ fn padded(kv_len: usize) -> usize {
 /// Memory that a thread keeps from one task to the next.
 #[derive(Default)]
 struct Scratch {
-    keys: Vec<f32>,
-    keys_t: Vec<f32>,
-    values: Vec<f32>,
     queries: Vec<f32>,
     scores: Vec<f32>,
     gradients: Vec<f32>,
@@ -352,43 +349,72 @@ fn backward_with(
     if d.kv_len == 0 || d.head_dim == 0 {
         return;
     }
-    let (heads, blocks, kv_len) = (d.n * d.heads, d.q_len.div_ceil(BLOCK), d.kv_len * d.head_dim);
+    let (c, hd, kv, heads) = (d.heads * d.head_dim, d.head_dim, d.kv_len, d.n * d.heads);
+    let (blocks, kv_len) = (d.q_len.div_ceil(BLOCK), kv * hd);
     let parts = BACKWARD_TASKS.div_ceil(heads.max(1)).clamp(1, blocks.max(1));
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
-    let x = Tensors { q, k, v, o, lse, d_o };
-    let run = |head: usize, blocks: Range<usize>, dkv: Gradients<'_>| {
-        SCRATCH.with_borrow_mut(|scratch| backward_part(isa, d, &x, head, blocks, dq, dkv, scratch));
-    };
-    if parts == 1 {
-        // Keys and values of a head belong to one task.
-        let whole = |head| Gradients { dk, dv, start: d.kv_start(head), row: d.heads * d.head_dim };
-        return tasks(heads, |head| run(head, 0..blocks, whole(head)));
-    }
-    // Each part of the query rows has gradients of its own, `[head][part][2][kv, head_dim]`, which are added in order.
-    with_kept(&PARTS as &Kept<f32>, heads * parts * 2 * kv_len, |partial| {
-        partial.fill(0.0);
-        let shared = Shared::new(partial);
-        tasks(heads * parts, |i| {
-            let (head, part) = (i / parts, i % parts);
-            // SAFETY: each task takes its own gradients.
-            let (dk, dv) = unsafe { (shared.part(i * 2 * kv_len, kv_len), shared.part((2 * i + 1) * kv_len, kv_len)) };
-            let own = Gradients { dk: Shared::new(dk), dv: Shared::new(dv), start: 0, row: d.head_dim };
-            run(head, part * blocks / parts..(part + 1) * blocks / parts, own);
-        });
-        tasks(heads * d.kv_len, |i| {
-            let (head, row) = (i / d.kv_len, i % d.kv_len);
-            let at = d.kv_start(head) + row * d.heads * d.head_dim;
-            for (which, out) in [dk, dv].into_iter().enumerate() {
-                // SAFETY: this row of this head belongs to this task.
-                let out = unsafe { out.part(at, d.head_dim) };
-                for part in 0..parts {
-                    let from = ((head * parts + part) * 2 + which) * kv_len + row * d.head_dim;
-                    // SAFETY: nothing writes the parts any more.
-                    dispatch_to(isa, Add { x: unsafe { shared.read(from, d.head_dim) }, y: &mut *out });
+    let x = Tensors { q, o, lse, d_o };
+    let lens = [gemm::packed_len(isa, hd, kv), gemm::packed_len(isa, kv, hd), gemm::packed_len(isa, hd, kv)];
+    let packed_len = lens.iter().sum::<usize>();
+    let heads_at_once = (MOST_PACKED / packed_len).clamp(1, heads.max(1));
+    for first in (0..heads).step_by(heads_at_once) {
+        let heads = heads_at_once.min(heads - first);
+        with_kept(&PACKED as &Kept<f32>, heads * packed_len, |packed| {
+            let shared = Shared::new(packed);
+            tasks(heads * 3, |i| {
+                let (head, which) = (i / 3, i % 3);
+                let (keys, values) = (&k[d.kv_start(first + head)..], &v[d.kv_start(first + head)..]);
+                let start = head * packed_len + lens[..which].iter().sum::<usize>();
+                // SAFETY: each task takes the place of its own matrix.
+                let packed = unsafe { shared.part(start, lens[which]) };
+                match which {
+                    0 => gemm::pack(isa, Matrix::rows(keys, c).t(), hd, kv, packed),
+                    1 => gemm::pack(isa, Matrix::rows(keys, c), kv, hd, packed),
+                    _ => gemm::pack(isa, Matrix::rows(values, c).t(), hd, kv, packed),
                 }
+            });
+            let packed = &*packed;
+            let run = |head: usize, blocks: Range<usize>, dkv: Gradients<'_>| {
+                let (keys_t, rest) = packed[head * packed_len..][..packed_len].split_at(lens[0]);
+                let (keys, values_t) = rest.split_at(lens[1]);
+                let packed = Packed { keys_t, keys, values_t };
+                SCRATCH.with_borrow_mut(|scratch| {
+                    backward_part(isa, d, &x, &packed, first + head, blocks, dq, dkv, scratch);
+                });
+            };
+            if parts == 1 {
+                // Keys and values of a head belong to one task.
+                let whole = |head| Gradients { dk, dv, start: d.kv_start(first + head), row: c };
+                return tasks(heads, |head| run(head, 0..blocks, whole(head)));
             }
+            // Each part of the query rows has gradients of its own, `[head][part][2][kv, head_dim]`, added in order.
+            with_kept(&PARTS as &Kept<f32>, heads * parts * 2 * kv_len, |partial| {
+                let shared = Shared::new(partial);
+                tasks(heads * parts, |i| {
+                    let (head, part) = (i / parts, i % parts);
+                    // SAFETY: each task takes its own gradients.
+                    let own = unsafe { shared.part(i * 2 * kv_len, 2 * kv_len) };
+                    own.fill(0.0);
+                    let (dk, dv) = own.split_at_mut(kv_len);
+                    let own = Gradients { dk: Shared::new(dk), dv: Shared::new(dv), start: 0, row: hd };
+                    run(head, part * blocks / parts..(part + 1) * blocks / parts, own);
+                });
+                tasks(heads * kv, |i| {
+                    let (head, row) = (i / kv, i % kv);
+                    let at = d.kv_start(first + head) + row * c;
+                    for (which, out) in [dk, dv].into_iter().enumerate() {
+                        // SAFETY: this row of this head belongs to this task.
+                        let out = unsafe { out.part(at, hd) };
+                        for part in 0..parts {
+                            let from = ((head * parts + part) * 2 + which) * kv_len + row * hd;
+                            // SAFETY: nothing writes the parts any more.
+                            dispatch_to(isa, Add { x: unsafe { shared.read(from, hd) }, y: &mut *out });
+                        }
+                    }
+                });
+            });
         });
-    });
+    }
 }
 
 /// `y += x`
@@ -408,11 +434,16 @@ impl WithSimd for Add<'_> {
 /// What the backward pass reads.
 struct Tensors<'a> {
     q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
     o: &'a [f32],
     lse: &'a [f32],
     d_o: &'a [f32],
+}
+
+/// Keys and values of one head.
+struct Packed<'a> {
+    keys_t: &'a [f32],
+    keys: &'a [f32],
+    values_t: &'a [f32],
 }
 
 /// Where the gradients of one head's keys and values go: rows from `start` on, every `row` floats.
@@ -428,6 +459,7 @@ fn backward_part(
     isa: Isa,
     d: &AttentionDims,
     x: &Tensors<'_>,
+    packed_kv: &Packed<'_>,
     head: usize,
     blocks: Range<usize>,
     dq: Shared<'_, f32>,
@@ -435,11 +467,8 @@ fn backward_part(
     scratch: &mut Scratch,
 ) {
     let (c, hd, kv, stride, scale) = (d.heads * d.head_dim, d.head_dim, d.kv_len, padded(d.kv_len), d.scale());
-    let Scratch { keys, keys_t, values, queries, scores, gradients, rows: packed_a } = scratch;
-    let kv_at = d.kv_start(head);
-    let keys_t = packed(isa, Matrix::rows(&x.k[kv_at..], c).t(), hd, kv, keys_t);
-    let keys = packed(isa, Matrix::rows(&x.k[kv_at..], c), kv, hd, keys);
-    let values_t = packed(isa, Matrix::rows(&x.v[kv_at..], c).t(), hd, kv, values);
+    let Scratch { queries, scores, gradients, rows: packed_a } = scratch;
+    let Packed { keys_t, keys, values_t } = *packed_kv;
     for first in blocks.map(|block| block * BLOCK) {
         let m = BLOCK.min(d.q_len - first);
         let at = d.q_start(head) + first * c;

@@ -101,3 +101,27 @@ impl<'a, T> Shared<'a, T> {
 pub(crate) fn check_len(operation: &str, name: &str, found: usize, expected: usize) {
     assert!(found == expected, "{operation}: {name} has {found} elements, its dimensions ask for {expected}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_memory_is_used_again_and_never_twice_at_a_time() {
+        thread_local! {
+            static PLACE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+        }
+        let first = with_kept(&PLACE as &Kept<f32>, 8, |outer| {
+            outer.fill(1.0);
+            with_kept(&PLACE as &Kept<f32>, 8, |inner| {
+                assert!(inner.iter().all(|x| *x == 0.0), "the inner call should find an empty place");
+                inner.fill(2.0);
+            });
+            assert!(outer.iter().all(|x| *x == 1.0));
+            outer.as_ptr()
+        });
+        with_kept(&PLACE as &Kept<f32>, 5, |again| {
+            assert_eq!((again.len(), again.as_ptr()), (5, first));
+        });
+    }
+}
