@@ -137,7 +137,7 @@ impl Weights {
 
     fn empty(&self) -> Vec<Filter> {
         let empty = |s: &FilterSpec| match s.stride {
-            1 => Filter::new(s.kernel, s.c_in, s.c_out),
+            1 => Filter::same(s.kernel, s.c_in, s.c_out),
             _ => Filter::strided(s.kernel, s.c_in, s.c_out),
         };
         self.specs.iter().map(empty).collect()

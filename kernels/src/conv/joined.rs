@@ -42,8 +42,14 @@ pub(super) fn forward_joined_by(
         assert_eq!(bias.len(), d.c_out, "conv::forward: floats of the bias for {d:?}");
     }
     match filter.forward_winograd() {
-        Some(panels) if algorithm == Algorithm::Winograd && whole(filter.isa(), parts.iter().map(|p| p.channels)) => {
-            winograd::convolve(d, parts, panels, bias, &mut [target]);
+        Some(panels) if algorithm == Algorithm::Winograd => {
+            if whole(filter.isa(), parts.iter().map(|p| p.channels)) {
+                winograd::convolve(d, parts, panels, bias, &mut [target]);
+            } else {
+                with_joined(d, parts, |x| {
+                    winograd::convolve(d, &[Part::plain(x, d.c_in)], panels, bias, &mut [target])
+                });
+            }
         }
         _ => direct::forward(d, parts, filter.forward(), bias, target),
     }
@@ -71,15 +77,19 @@ pub(super) fn backward_input_joined_by(
     }
     assert_eq!(dy.len(), d.out_len(), "conv::backward_input: floats of the output's gradient for {d:?}");
     filter.check("conv::backward_input", d);
-    match (filter.backward_winograd(), targets) {
-        (Some(panels), targets)
-            if algorithm == Algorithm::Winograd && whole(filter.isa(), targets.iter().map(|t| t.channels)) =>
-        {
-            winograd::convolve(d, &[Part::plain(dy, d.c_out)], panels, None, targets);
+    let dy_part = [Part::plain(dy, d.c_out)];
+    let panels = filter.backward_winograd().filter(|_| algorithm == Algorithm::Winograd);
+    let one = |target: Target<'_>| match panels {
+        Some(panels) => winograd::convolve(d, &dy_part, panels, None, &mut [target]),
+        None => direct::backward_input(d, filter.backward(), dy, target),
+    };
+    match (panels, targets) {
+        (Some(panels), targets) if whole(filter.isa(), targets.iter().map(|t| t.channels)) => {
+            winograd::convolve(d, &dy_part, panels, None, targets);
         }
-        (_, [target]) => direct::backward_input(d, filter.backward(), dy, target.reborrow()),
+        (_, [target]) => one(target.reborrow()),
         (_, targets) => with_kept(&RESULT as &Kept<f32>, d.in_len(), |dx| {
-            direct::backward_input(d, filter.backward(), dy, Target::overwrite(dx, d.c_in));
+            one(Target::overwrite(dx, d.c_in));
             let mut first = 0;
             for t in targets {
                 take_apart(dx, d.c_in, first, t);

@@ -146,7 +146,7 @@ impl ConvDims {
     fn algorithm(&self, transformed: bool) -> Algorithm {
         let same_size = self.stride == 1 && (self.pad_before, self.pad_after) == (1, 1);
         match transformed {
-            true if same_size && self.h >= 2 && self.w >= 2 => Algorithm::Winograd,
+            true if same_size => Algorithm::Winograd,
             _ => Algorithm::Gather,
         }
     }

@@ -92,6 +92,9 @@ pub(super) fn lanes(isa: Isa) -> usize {
     }
 }
 
+/// What a filter of [`Filter::same`] cannot do.
+const NOT_THE_SAME: &str = "convolution: a filter for pictures that keep their size was given others: use Filter::new";
+
 /// A filter packed for the forward pass and, if asked for, for the gradient of the input.
 #[derive(Clone, Debug)]
 pub struct Filter {
@@ -103,12 +106,25 @@ pub struct Filter {
     has_backward: bool,
     /// Whether the transformed form is kept where the size allows it.
     transformed: bool,
+    /// Whether the gathered form is kept, too, where there is a transformed one.
+    gathered: bool,
 }
 
 impl Filter {
     /// A filter of zeros of the given size, for the best instruction set of this processor.
     pub fn new(kernel: usize, c_in: usize, c_out: usize) -> Self {
         Self::for_isa(Isa::best(), kernel, c_in, c_out)
+    }
+
+    /// A filter of zeros for convolutions that keep the size of the picture, see [`ConvDims::same`]: of two packed forms only
+    /// the one that they use is kept.
+    pub fn same(kernel: usize, c_in: usize, c_out: usize) -> Self {
+        let isa = Isa::best();
+        let mut filter = Self { gathered: false, ..Self::for_isa(isa, kernel, c_in, c_out) };
+        if filter.forward_winograd.is_some() {
+            filter.forward.values = Vec::new();
+        }
+        filter
     }
 
     /// A filter of zeros for convolutions of stride 2, which have no use for its transformed form.
@@ -128,6 +144,7 @@ impl Filter {
             backward_winograd: None,
             has_backward: false,
             transformed: true,
+            gathered: true,
         }
     }
 
@@ -138,31 +155,37 @@ impl Filter {
     pub fn pack(&mut self, weight: &[f32], backward: bool) {
         let (taps, c_in, c_out) = (self.forward.taps, self.forward.channels, self.forward.outputs);
         assert_eq!(weight.len(), taps * c_in * c_out, "Filter::pack: floats of the weight [{c_out}, {c_in}, {taps}]");
-        self.forward.fill(|o, c, tap| weight[(o * c_in + c) * taps + tap]);
+        if self.gathered || self.forward_winograd.is_none() {
+            self.forward.fill(|o, c, tap| weight[(o * c_in + c) * taps + tap]);
+        }
         if let Some(panels) = &mut self.forward_winograd {
             panels.fill(weight);
         }
         self.has_backward = backward;
         if backward {
-            if self.backward.channels != c_out {
-                self.backward = Panels::new(self.forward.isa, taps, c_out, c_in);
+            let isa = self.forward.isa;
+            let transformed = self.transformed && WinogradPanels::fits(isa, self.kernel, c_out, c_in);
+            if self.gathered || !transformed {
+                if self.backward.channels != c_out {
+                    self.backward = Panels::new(isa, taps, c_out, c_in);
+                }
+                self.backward.fill(|c, o, tap| weight[(o * c_in + c) * taps + tap]);
             }
-            self.backward.fill(|c, o, tap| weight[(o * c_in + c) * taps + tap]);
-            if self.transformed && WinogradPanels::fits(self.forward.isa, self.kernel, c_out, c_in) {
+            if transformed {
                 // Seen from the input, the filter is turned by half a turn.
-                self.backward_winograd
-                    .get_or_insert_with(|| WinogradPanels::new(self.forward.isa, c_out, c_in))
-                    .fill_turned(weight);
+                self.backward_winograd.get_or_insert_with(|| WinogradPanels::new(isa, c_out, c_in)).fill_turned(weight);
             }
         }
     }
 
     pub(super) fn forward(&self) -> &Panels {
+        assert!(self.gathered || self.forward_winograd.is_none(), "{NOT_THE_SAME}");
         &self.forward
     }
 
     pub(super) fn backward(&self) -> &Panels {
         assert!(self.has_backward, "conv::backward_input: the filter was packed without its backward half");
+        assert!(self.gathered || self.backward_winograd.is_none(), "{NOT_THE_SAME}");
         &self.backward
     }
 

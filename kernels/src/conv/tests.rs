@@ -291,3 +291,29 @@ fn joined_parts_are_the_tensor_that_they_stand_for() {
         }
     }
 }
+
+/// A filter that keeps only the form that same-size convolutions use computes the same bits.
+#[test]
+fn a_filter_for_the_same_size_computes_the_same() {
+    for (h, w, c_in, c_out) in [(9, 7, 32, 48), (1, 1, 16, 16), (1, 6, 16, 32), (6, 5, 7, 64), (4, 4, 64, 3)] {
+        let d = ConvDims::same(2, h, w, c_in, c_out, 3);
+        let (x, w, dy) = (random(d.in_len(), 1), random(d.weight_len(), 2), random(d.out_len(), 3));
+        let run = |mut filter: Filter| {
+            filter.pack(&w, true);
+            let (mut y, mut dx) = (vec![f32::NAN; d.out_len()], vec![0.0; d.in_len()]);
+            forward(&d, &x, &filter, None, &mut y);
+            backward_input(&d, &filter, &dy, &mut dx);
+            (y, dx)
+        };
+        assert!(run(Filter::same(3, c_in, c_out)) == run(Filter::new(3, c_in, c_out)), "{d:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "use Filter::new")]
+fn a_filter_for_the_same_size_is_not_for_others() {
+    let d = ConvDims { pad_after: 0, ..ConvDims::same(1, 4, 4, 16, 16, 3) };
+    let mut filter = Filter::same(3, 16, 16);
+    filter.pack(&random(d.weight_len(), 1), false);
+    forward(&d, &random(d.in_len(), 2), &filter, None, &mut vec![0.0; d.out_len()]);
+}
