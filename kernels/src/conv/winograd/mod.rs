@@ -15,6 +15,7 @@ mod tiles;
 pub(super) mod weight;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -40,23 +41,36 @@ const PLANE_GAP: usize = 16;
 /// Rows that a register tile may touch beyond the tiles of a block.
 const SLACK: usize = 12;
 
-/// How a block's channels and a task's outputs are chosen: by shape alone.
+/// How tiles and outputs are divided among tasks: by shape alone.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     tiles: usize,
+    /// Tiles of a block.
     block: usize,
+    /// Panels of outputs.
+    panels: usize,
+    /// Parts that the panels are divided into where blocks are few: each transforms the input of its block anew.
+    splits: usize,
 }
 
 impl Plan {
-    fn new(tiles: usize, channels: usize, outputs: usize) -> Self {
-        let _ = outputs;
+    fn new(tiles: usize, channels: usize, panels: usize) -> Self {
         let wide = (BLOCK_FLOATS / POINTS / channels / 12 * 12).clamp(FEWEST_TILES, MOST_TILES);
-        let shared = tiles.div_ceil(TASKS).next_multiple_of(6);
-        Self { tiles, block: wide.min(shared) }
+        let shared = tiles.div_ceil(TASKS.div_ceil(panels)).next_multiple_of(6);
+        let block = wide.min(shared).max(1);
+        let splits = TASKS.div_ceil(tiles.div_ceil(block).max(1)).min(panels);
+        Self { tiles, block, panels, splits }
     }
 
-    fn blocks(&self) -> usize {
-        self.tiles.div_ceil(self.block)
+    fn tasks(&self) -> usize {
+        self.tiles.div_ceil(self.block) * self.splits
+    }
+
+    /// Tiles and panels of a task.
+    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let (block, split) = (task / self.splits, task % self.splits);
+        let tiles = block * self.block..self.tiles.min((block + 1) * self.block);
+        (tiles, split * self.panels / self.splits..(split + 1) * self.panels / self.splits)
     }
 }
 
@@ -70,7 +84,7 @@ pub(super) fn convolve(
     targets: &mut [Target<'_>],
 ) {
     let grid = Grid::new(d);
-    let plan = Plan::new(grid.tiles(), filter.channels, filter.outputs);
+    let plan = Plan::new(grid.tiles(), filter.channels, filter.count());
     assert_eq!(
         parts.iter().map(|part| part.channels).sum::<usize>(),
         filter.channels,
@@ -89,10 +103,10 @@ pub(super) fn convolve(
         })
         .collect();
     let source = Source { parts, h: d.h, w: d.w };
-    (0..plan.blocks()).into_par_iter().for_each(|block| {
-        let first = block * plan.block;
-        let block = grid.block(first..(first + plan.block).min(plan.tiles));
-        let task = Task { source, filter, bias, targets: &targets, block: &block, tiles: plan.block };
+    (0..plan.tasks()).into_par_iter().for_each(|task| {
+        let (tiles, panels) = plan.task(task);
+        let block = grid.block(tiles);
+        let task = Task { source, filter, bias, targets: &targets, block: &block, panels, tiles: plan.block };
         with_scratch(POINTS * (task.in_plane() + task.out_plane()), |scratch| {
             dispatch_to(filter.isa, Staged(task, scratch));
         });
@@ -120,13 +134,14 @@ struct Place<'a> {
 }
 
 /// A block of tiles.
-#[derive(Clone, Copy)]
 struct Task<'a> {
     source: Source<'a>,
     filter: &'a WinogradPanels,
     bias: Option<&'a [f32]>,
     targets: &'a [Place<'a>],
     block: &'a Block,
+    /// Panels of outputs.
+    panels: Range<usize>,
     /// Tiles that a plane has room for.
     tiles: usize,
 }
@@ -142,7 +157,7 @@ impl WithSimd for Staged<'_> {
         let (patches, products) = scratch.split_at_mut(POINTS * task.in_plane());
         let strides = Strides { tile: task.filter.channels, point: task.in_plane() };
         task.source.transform_to(s, task.block.tiles(), 0..task.filter.channels, strides, patches);
-        for panel in 0..task.filter.count() {
+        for panel in task.panels.clone() {
             match (S::LANES, task.filter.vectors) {
                 (16, 4) => task.multiply::<S, 6, 3, 4>(s, panel, patches, products),
                 (16, 2) => task.multiply::<S, 12, 4, 2>(s, panel, patches, products),
