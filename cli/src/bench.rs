@@ -89,6 +89,7 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
             "passes": times.len(),
             "seconds_median": median,
             "seconds_best": best,
+            "seconds": times,
             "images_per_second": rate(median),
             "images_per_second_best": rate(best),
             "gflops_per_image": flops as f64 / 1e9,
