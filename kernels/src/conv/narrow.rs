@@ -99,21 +99,22 @@ impl Dots<'_> {
                 for u in 0..kernel {
                     let Some(x) = sources[u] else { continue };
                     for v in 0..kernel {
-                        let pixels: [&[f32]; PIXELS] =
-                            if count == PIXELS && meets[v].contains(&j) && j + PIXELS <= meets[v].end {
-                                let x = &x[window.source_column(j, v) * c..][..(PIXELS - 1) * step + c];
-                                std::array::from_fn(|i| &x[i * step..][..c])
-                            } else {
-                                std::array::from_fn(|i| {
-                                    let l = window.source_column(j + i.min(count - 1), v);
-                                    if l < window.w { &x[l * c..][..c] } else { self.zeros }
-                                })
-                            };
+                        // Pointers, which stay in registers, to `c` floats each.
+                        let inside = count == PIXELS && meets[v].start <= j && j + PIXELS <= meets[v].end;
+                        let pixels: [*const f32; PIXELS] = if inside {
+                            let x = &x[window.source_column(j, v) * c..][..(PIXELS - 1) * step + c];
+                            std::array::from_fn(|i| x[i * step..].as_ptr())
+                        } else {
+                            std::array::from_fn(|i| {
+                                let l = window.source_column(j + i.min(count - 1), v);
+                                if l < window.w { x[l * c..][..c].as_ptr() } else { self.zeros.as_ptr() }
+                            })
+                        };
                         let filters: [&[f32]; OUTPUTS] = std::array::from_fn(|o| filter(o, u * kernel + v));
                         for k in (0..whole).step_by(S::LANES) {
                             // SAFETY: pixels and filters have `c` floats each, and `k + LANES <= c`.
                             unsafe {
-                                let x: [S::V; PIXELS] = std::array::from_fn(|i| s.load(pixels[i].as_ptr().add(k)));
+                                let x: [S::V; PIXELS] = std::array::from_fn(|i| s.load(pixels[i].add(k)));
                                 for o in 0..OUTPUTS {
                                     let w = s.load(filters[o].as_ptr().add(k));
                                     for i in 0..PIXELS {
@@ -125,7 +126,9 @@ impl Dots<'_> {
                         for k in whole..c {
                             for o in 0..OUTPUTS {
                                 for i in 0..PIXELS {
-                                    tails[o][i] = s.fma1(pixels[i][k], filters[o][k], tails[o][i]);
+                                    // SAFETY: as above.
+                                    let x = unsafe { *pixels[i].add(k) };
+                                    tails[o][i] = s.fma1(x, filters[o][k], tails[o][i]);
                                 }
                             }
                         }

@@ -68,9 +68,14 @@ fn check(d: &BatchNormDims, x: &[f32], gamma: &[f32], beta: &[f32]) {
     check_len("batch norm", "beta", beta.len(), d.c);
 }
 
+/// Rows whose sums are taken in f32; enough that what is done once for each of their sums does not count.
+fn rows_of_chunk(d: &BatchNormDims) -> usize {
+    chunk_rows(d.c).max(128)
+}
+
 /// Chunks of rows that one task works on, and the elements of each.
 fn chunks(d: &BatchNormDims) -> (usize, usize) {
-    let rows = chunk_rows(d.c);
+    let rows = rows_of_chunk(d);
     (if d.c == 0 { 0 } else { d.rows.div_ceil(rows) }, rows * d.c)
 }
 
@@ -81,7 +86,7 @@ fn rstd(var: f64, eps: f32) -> f64 {
 
 /// The mean of channel `k` and its sum of squared deviations, from those of the chunks (`[chunk][2, c]`).
 fn merged(d: &BatchNormDims, chunks: &[f64], k: usize) -> (f64, f64) {
-    let (c, most) = (d.c, chunk_rows(d.c));
+    let (c, most) = (d.c, rows_of_chunk(d));
     let each = || {
         let rows = |i: usize| most.min(d.rows - i * most) as f64;
         chunks.chunks_exact(2 * c).enumerate().map(move |(i, chunk)| (rows(i), chunk[k], chunk[c + k]))
