@@ -3,8 +3,6 @@
 //! Element-wise loops write their body once, generic in `FULL`: whole vectors with bounds checked by slicing, and one
 //! last partial vector padded with zeros, so that tails compute what bodies compute.
 
-use crate::act::{Act, Activation, Identity, Relu, Silu};
-use crate::map::Map;
 use crate::simd::Simd;
 
 /// The most lanes that any instruction set has.
@@ -38,40 +36,6 @@ pub(crate) fn put<S: Simd, const FULL: bool>(s: S, y: &mut [f32], i: usize, v: S
         unsafe { s.store(whole.as_mut_ptr(), v) };
         let rest = y.len() - i;
         y[i..].copy_from_slice(&whole[..rest]);
-    }
-}
-
-/// `y = read(x)`, see [`crate::map`], for the pixels of a row of sample `n`, `c` channels each.
-#[inline(always)]
-pub(crate) fn read_row<S: Simd>(s: S, x: &[f32], map: &Map<'_>, n: usize, c: usize, y: &mut [f32]) {
-    #[inline(always)]
-    fn run<S: Simd, A: Activation>(s: S, x: &[f32], (scale, shift): (&[f32], &[f32]), y: &mut [f32]) {
-        #[inline(always)]
-        fn step<S: Simd, A: Activation, const FULL: bool>(
-            s: S,
-            x: &[f32],
-            (scale, shift): (&[f32], &[f32]),
-            y: &mut [f32],
-            i: usize,
-        ) {
-            let (scale, shift) = (get::<S, FULL>(s, scale, i), get::<S, FULL>(s, shift, i));
-            put::<S, FULL>(s, y, i, A::value(s, s.fma(get::<S, FULL>(s, x, i), scale, shift)));
-        }
-        let c = scale.len();
-        let full = c / S::LANES * S::LANES;
-        for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
-            for i in (0..full).step_by(S::LANES) {
-                step::<S, A, true>(s, x, (scale, shift), y, i);
-            }
-            if full < c {
-                step::<S, A, false>(s, x, (scale, shift), y, full);
-            }
-        }
-    }
-    match map.act {
-        Act::None => run::<S, Identity>(s, x, map.row(n, c), y),
-        Act::Silu => run::<S, Silu>(s, x, map.row(n, c), y),
-        Act::Relu => run::<S, Relu>(s, x, map.row(n, c), y),
     }
 }
 

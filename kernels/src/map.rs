@@ -63,34 +63,48 @@ struct Rows<'a> {
     y: &'a mut [f32],
 }
 
-impl Rows<'_> {
-    #[inline(always)]
-    fn run<S: Simd, A: Activation>(self, s: S) {
-        let Self { hw, c, first, x, map, y } = self;
-        let full = c / S::LANES * S::LANES;
-        for (i, (x, y)) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)).enumerate() {
-            let (scale, shift) = map.row((first + i) / hw, c);
-            for k in (0..full).step_by(S::LANES) {
-                let z = s.fma(get::<S, true>(s, x, k), get::<S, true>(s, scale, k), get::<S, true>(s, shift, k));
-                put::<S, true>(s, y, k, A::value(s, z));
-            }
-            if full < c {
-                let (a, b) = (get::<S, false>(s, scale, full), get::<S, false>(s, shift, full));
-                put::<S, false>(s, y, full, A::value(s, s.fma(get::<S, false>(s, x, full), a, b)));
-            }
-        }
-    }
-}
-
 impl WithSimd for Rows<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        match self.map.act {
-            Act::None => self.run::<S, Identity>(s),
-            Act::Silu => self.run::<S, Silu>(s),
-            Act::Relu => self.run::<S, Relu>(s),
+        let Self { hw, c, first, x, map, y } = self;
+        for (i, (x, y)) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)).enumerate() {
+            read_row(s, x, map, (first + i) / hw, c, y);
         }
+    }
+}
+
+/// `y = read(x)`, see the module's description, for the pixels of a row of sample `n`, `c` channels each.
+#[inline(always)]
+pub(crate) fn read_row<S: Simd>(s: S, x: &[f32], map: &Map<'_>, n: usize, c: usize, y: &mut [f32]) {
+    #[inline(always)]
+    fn run<S: Simd, A: Activation>(s: S, x: &[f32], (scale, shift): (&[f32], &[f32]), y: &mut [f32]) {
+        #[inline(always)]
+        fn step<S: Simd, A: Activation, const FULL: bool>(
+            s: S,
+            x: &[f32],
+            (scale, shift): (&[f32], &[f32]),
+            y: &mut [f32],
+            i: usize,
+        ) {
+            let (scale, shift) = (get::<S, FULL>(s, scale, i), get::<S, FULL>(s, shift, i));
+            put::<S, FULL>(s, y, i, A::value(s, s.fma(get::<S, FULL>(s, x, i), scale, shift)));
+        }
+        let c = scale.len();
+        let full = c / S::LANES * S::LANES;
+        for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
+            for i in (0..full).step_by(S::LANES) {
+                step::<S, A, true>(s, x, (scale, shift), y, i);
+            }
+            if full < c {
+                step::<S, A, false>(s, x, (scale, shift), y, full);
+            }
+        }
+    }
+    match map.act {
+        Act::None => run::<S, Identity>(s, x, map.row(n, c), y),
+        Act::Silu => run::<S, Silu>(s, x, map.row(n, c), y),
+        Act::Relu => run::<S, Relu>(s, x, map.row(n, c), y),
     }
 }
 

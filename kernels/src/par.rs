@@ -74,6 +74,11 @@ impl<'a, T> Shared<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    /// The first element, for those who work out by pointers where their own elements lie.
+    pub(crate) fn start(&self) -> *mut T {
+        self.start
+    }
+
     /// The elements `start..start + len`.
     ///
     /// # Safety

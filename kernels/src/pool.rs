@@ -7,8 +7,8 @@
 use std::cell::Cell;
 
 use crate::channels::ChannelSlice;
-use crate::lanes::read_row;
-use crate::map::Map;
+
+use crate::map::{Map, read_row};
 use crate::par::{Kept, Shared, check_len, rows_mut, with_kept};
 use crate::simd::{Simd, WithSimd, dispatch};
 

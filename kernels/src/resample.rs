@@ -10,8 +10,8 @@
 use std::cell::Cell;
 
 use crate::channels::ChannelSlice;
-use crate::lanes::{get, put, read_row};
-use crate::map::Map;
+use crate::lanes::{get, put};
+use crate::map::{Map, read_row};
 use crate::par::{Kept, check_len, rows_mut, with_kept};
 use crate::simd::{Simd, WithSimd, dispatch};
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::TASKS;
 use super::pack::Panels;
 use super::tile::{Place, begin, store, sum_lanes};
-use crate::par::{Kept, tasks, with_kept};
+use crate::par::{Kept, Shared, tasks, with_kept};
 use crate::simd::{Simd, WithSimd, dispatch_to};
 
 /// Output rows of a task; their inputs stay in the second-level cache over all taps and panels.
@@ -46,24 +46,6 @@ pub(super) struct Gather<'a> {
     pub(super) start: Start<'a>,
 }
 
-/// A pointer that tasks may share because they write disjoint rows.
-#[derive(Clone, Copy)]
-pub(super) struct SharedOut(*mut f32);
-// SAFETY: every task writes only the rows and columns of its own block, and blocks are disjoint.
-unsafe impl Send for SharedOut {}
-// SAFETY: as above.
-unsafe impl Sync for SharedOut {}
-
-impl SharedOut {
-    pub(super) fn new(out: &mut [f32]) -> Self {
-        Self(out.as_mut_ptr())
-    }
-
-    pub(super) fn get(self) -> *mut f32 {
-        self.0
-    }
-}
-
 /// A filter tap: its row and column.
 pub(super) type Tap = (usize, usize);
 
@@ -83,8 +65,8 @@ impl Gather<'_> {
         if rows == 0 || outputs == 0 {
             return;
         }
-        let out = SharedOut::new(y);
         let (y_len, pixels) = (y.len(), self.x.len() / channels.max(1));
+        let out = Shared::new(y);
         let (blocks, panels) = (rows.div_ceil(BLOCK_ROWS), outputs.div_ceil(self.panels.width));
         // Few rows: the outputs are divided, too.
         let worth = 2 * rows * outputs * channels * taps.len() / TASK_FLOPS;
@@ -111,7 +93,7 @@ impl Gather<'_> {
                 with_kept(&ZEROS as &Kept<f32>, channels, |zeros| {
                     zeros.fill(0.0);
                     let panels = split * panels / splits..(split + 1) * panels / splits;
-                    let (gather, places, y) = (self, &places[..count], out.get());
+                    let (gather, places, y) = (self, &places[..count], out.start());
                     dispatch_to(self.panels.isa, Block { gather, taps, sources, zeros, places, panels, y });
                 });
             });

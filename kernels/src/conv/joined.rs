@@ -7,9 +7,7 @@ use std::cell::Cell;
 
 use super::pack::lanes;
 use super::winograd::{self, WinogradPanels};
-use super::{Algorithm, ConvDims, Filter, Part, Target, direct, weight};
-use crate::act::{Act, Activation, Identity, Relu, Silu};
-use crate::lanes::{get, put};
+use super::{Algorithm, ConvDims, Filter, Part, Target, direct};
 use crate::par::{Kept, rows_mut, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch};
 
@@ -129,7 +127,9 @@ pub(super) fn backward_weight_joined_by(
         Algorithm::Winograd if whole(isa, parts.iter().map(|p| p.channels)) => {
             winograd::weight::backward_weight(isa, d, parts, dy, dw, db);
         }
-        Algorithm::Winograd => with_joined(d, parts, |x| weight::backward_weight_by(algorithm, isa, d, x, dy, dw, db)),
+        Algorithm::Winograd => with_joined(d, parts, |x| {
+            winograd::weight::backward_weight(isa, d, &[Part::plain(x, d.c_in)], dy, dw, db);
+        }),
         Algorithm::Gather => direct::backward_weight(isa, d, parts, dy, dw, db),
     }
 }
@@ -177,54 +177,15 @@ struct Join<'a> {
     x: &'a mut [f32],
 }
 
-impl Join<'_> {
-    #[inline(always)]
-    fn run<S: Simd, A: Activation>(self, s: S) {
-        #[inline(always)]
-        fn step<S: Simd, A: Activation, const FULL: bool>(
-            s: S,
-            rows: [Option<&[f32]>; 3],
-            x: &[f32],
-            y: &mut [f32],
-            i: usize,
-        ) {
-            let mut value = get::<S, FULL>(s, x, i);
-            let [scale, shift, add] = rows;
-            if let (Some(scale), Some(shift)) = (scale, shift) {
-                value = A::value(s, s.fma(value, get::<S, FULL>(s, scale, i), get::<S, FULL>(s, shift, i)));
-            }
-            if let Some(add) = add {
-                value = s.add(value, get::<S, FULL>(s, add, i));
-            }
-            put::<S, FULL>(s, y, i, value);
-        }
-        let channels = self.part.channels;
-        let full = channels / S::LANES * S::LANES;
-        for (i, y) in self.x.chunks_exact_mut(self.c).enumerate() {
-            let (row, y) = (self.first + i, &mut y[self.offset..self.offset + channels]);
-            let n = row / self.hw;
-            let x = &self.part.values[row * channels..][..channels];
-            let map = self.part.map.map(|map| map.row(n, channels));
-            let add = self.part.add.map(|add| &add[n * channels..][..channels]);
-            let rows = [map.map(|m| m.0), map.map(|m| m.1), add];
-            for k in (0..full).step_by(S::LANES) {
-                step::<S, A, true>(s, rows, x, y, k);
-            }
-            if full < channels {
-                step::<S, A, false>(s, rows, x, y, full);
-            }
-        }
-    }
-}
-
 impl WithSimd for Join<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        match self.part.map.map_or(Act::None, |map| map.act) {
-            Act::None => self.run::<S, Identity>(s),
-            Act::Relu => self.run::<S, Relu>(s),
-            Act::Silu => self.run::<S, Silu>(s),
+        let channels = self.part.channels;
+        for (i, y) in self.x.chunks_exact_mut(self.c).enumerate() {
+            let row = self.first + i;
+            let x = &self.part.values[row * channels..][..channels];
+            self.part.read(s, row / self.hw, x, &mut y[self.offset..self.offset + channels]);
         }
     }
 }

@@ -23,14 +23,12 @@ mod reference;
 mod tests;
 mod thin;
 mod tile;
-mod weight;
 mod window;
 mod winograd;
 
 pub use joined::{backward_input_joined, backward_weight_joined, forward_joined};
 pub use pack::Filter;
 pub use part::{Part, Target};
-pub use weight::backward_weight;
 
 use gather::Tap;
 
@@ -167,6 +165,15 @@ pub fn forward(d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y
 /// If a slice or the filter does not have the size that `d` says, or the filter was packed without its backward half.
 pub fn backward_input(d: &ConvDims, filter: &Filter, dy: &[f32], dx: &mut [f32]) {
     backward_input_joined(d, filter, dy, &mut [Target::accumulate(dx, d.c_in)]);
+}
+
+/// The gradient of the filter, added to `dw` `[c_out, c_in, kernel, kernel]`, and of the bias, added to `db` `[c_out]`.
+///
+/// # Panics
+/// If a slice does not have the size that `d` says.
+pub fn backward_weight(d: &ConvDims, x: &[f32], dy: &[f32], dw: &mut [f32], db: Option<&mut [f32]>) {
+    d.check("conv::backward_weight", x.len(), dy.len());
+    backward_weight_joined(d, &[Part::plain(x, d.c_in)], dy, dw, db);
 }
 
 /// Row `index` of `[n, h, w]` as picture, row and column.

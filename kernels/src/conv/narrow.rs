@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 
-use super::gather::{SharedOut, Start};
+use super::gather::Start;
 use super::pack::Panels;
 use super::part::Part;
 use super::tile::sum_lanes;
@@ -33,7 +33,7 @@ pub(super) fn convolve(window: &Window, part: &Part<'_>, panels: &Panels, start:
     let window = &window.with_long_rows(part);
     // Neighbouring rows of the output share rows of the input, which may have to be computed.
     let rows = (CHUNK / (window.w * part.channels * window.stride).max(1)).max(if window.kernel > 1 { 4 } else { 1 });
-    let y = SharedOut::new(y);
+    let y = Shared::new(y);
     tasks(window.rows().div_ceil(rows), |task| {
         with_kept(&MEMORY as &Kept<f32>, part.channels + Reader::memory(window, part), |memory| {
             let (zeros, memory) = memory.split_at_mut(part.channels);
@@ -53,7 +53,7 @@ struct Dots<'a> {
     reader: Reader<'a>,
     panels: &'a Panels,
     start: Start<'a>,
-    y: SharedOut,
+    y: Shared<'a, f32>,
 }
 
 impl WithSimd for Dots<'_> {
@@ -139,7 +139,7 @@ impl Dots<'_> {
                         let sum = sum_lanes(s, acc[o][i]) + tails[o][i];
                         // SAFETY: the pixel belongs to a row of this task, and no other task writes it.
                         unsafe {
-                            let y = self.y.get().add((row * window.out_w + j + i) * OUTPUTS + o);
+                            let y = self.y.start().add((row * window.out_w + j + i) * OUTPUTS + o);
                             *y = sum
                                 + match self.start {
                                     Start::Bias(bias) => bias.map_or(0.0, |bias| bias[o]),

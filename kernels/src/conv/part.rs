@@ -1,6 +1,8 @@
 //! What a convolution reads and writes: tensors whose channels are joined without being copied together.
 
-use crate::map::Map;
+use crate::channels::add_row;
+use crate::map::{Map, read_row};
+use crate::simd::Simd;
 
 /// A tensor `[n, h, w, channels]` that is read as some of the channels of a convolution's input.
 ///
@@ -26,6 +28,22 @@ impl<'a> Part<'a> {
     /// Whether it is read as it is.
     pub fn is_plain(&self) -> bool {
         self.map.is_none() && self.add.is_none()
+    }
+
+    /// Reads neighbouring pixels of sample `n` into `y`.
+    #[inline(always)]
+    pub(super) fn read<S: Simd>(&self, s: S, n: usize, x: &[f32], y: &mut [f32]) {
+        let c = self.channels;
+        match &self.map {
+            Some(map) => read_row(s, x, map, n, c, y),
+            None => y.copy_from_slice(x),
+        }
+        if let Some(add) = self.add {
+            let add = &add[n * c..][..c];
+            for pixel in y.chunks_exact_mut(c) {
+                add_row(s, add, pixel);
+            }
+        }
     }
 
     #[track_caller]

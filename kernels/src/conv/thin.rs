@@ -11,7 +11,7 @@
 
 use std::cell::Cell;
 
-use super::gather::{SharedOut, Start};
+use super::gather::Start;
 use super::pack::{Panels, is_narrow, lanes, panel_vectors};
 use super::part::Part;
 use super::tile::{Place, begin, store};
@@ -140,7 +140,7 @@ pub(super) fn convolve(window: &Window, part: &Part<'_>, panels: &Panels, start:
     }
     let window = &window.with_long_rows(part);
     let blocks = Blocks::new(window);
-    let y = SharedOut::new(y);
+    let y = Shared::new(y);
     tasks(blocks.count, |index| {
         with_kept(&MEMORY as &Kept<f32>, Lines::memory(window, blocks, part), |memory| {
             let lines = Lines::new(window, blocks, part, memory);
@@ -155,7 +155,7 @@ struct Block<'a> {
     lines: Lines<'a>,
     panels: &'a Panels,
     start: Start<'a>,
-    y: SharedOut,
+    y: Shared<'a, f32>,
 }
 
 impl WithSimd for Block<'_> {
@@ -187,7 +187,7 @@ impl Block<'_> {
             for p in (0..count).step_by(MR) {
                 // SAFETY: the block's pixels are rows of the output, which no other task writes.
                 let rows: [*mut f32; MR] = std::array::from_fn(|i| unsafe {
-                    self.y.get().add((first + (p + i).min(count - 1)) * outputs + first_output)
+                    self.y.start().add((first + (p + i).min(count - 1)) * outputs + first_output)
                 });
                 let place = Place { rows: &rows[..MR.min(count - p)], columns };
                 // SAFETY: `columns` more floats belong to each of the rows, and lines and filter are as long as asserted.

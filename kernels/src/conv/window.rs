@@ -5,8 +5,6 @@ use std::ops::Range;
 
 use super::ConvDims;
 use super::part::Part;
-use crate::channels::add_row;
-use crate::lanes::read_row;
 use crate::simd::Simd;
 
 /// Output pixel (i, j) meets source pixel (stride i + u - pad, stride j + v - pad) under tap (u, v), the taps counted
@@ -121,20 +119,12 @@ impl<'a> Reader<'a> {
     /// Computes a row, unless it is at hand; it takes the place of the one three rows away.
     #[inline(always)]
     pub(super) fn prepare<S: Simd>(&mut self, s: S, row: usize) {
-        let c = self.part.channels;
         if self.part.is_plain() || self.held[row % 3] == Some(row) || self.len == 0 {
             return;
         }
         let x = &self.part.values[row * self.len..][..self.len];
         let place = &mut self.rows[row % 3 * self.len..][..self.len];
-        match &self.part.map {
-            Some(map) => read_row(s, x, map, row / self.h, c, place),
-            None => place.copy_from_slice(x),
-        }
-        if let Some(add) = self.part.add {
-            let add = &add[row / self.h * c..][..c];
-            place.chunks_exact_mut(c).for_each(|pixel| add_row(s, add, pixel));
-        }
+        self.part.read(s, row / self.h, x, place);
         self.held[row % 3] = Some(row);
     }
 

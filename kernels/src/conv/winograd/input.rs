@@ -34,30 +34,15 @@ impl Source<'_> {
         patches: &mut [f32],
     ) {
         let row = channels.len();
-        assert!(tiles.len() * row <= plane);
-        self.transform_to(s, tiles, channels, Strides { tile: row, point: plane }, patches);
-    }
-
-    /// [`Source::transform`] with any distances between the channels of tiles and of points.
-    #[inline(always)]
-    pub(super) fn transform_to<S: Simd>(
-        &self,
-        s: S,
-        tiles: &[Tile],
-        channels: Range<usize>,
-        strides: Strides,
-        patches: &mut [f32],
-    ) {
-        let last = tiles.len().saturating_sub(1) * strides.tile + (POINTS - 1) * strides.point;
-        assert!(last + channels.len() <= patches.len());
-        let mut first = 0;
+        assert!(tiles.len() * row <= plane && POINTS * plane <= patches.len());
+        let (mut first, start) = (0, channels.start);
         for part in self.parts {
-            let wanted = channels.start.max(first)..channels.end.min(first + part.channels);
+            let wanted = start.max(first)..channels.end.min(first + part.channels);
             if !wanted.is_empty() {
-                let view =
-                    View { part, h: self.h, w: self.w, channels: wanted.start - first..wanted.end - first, strides };
+                let channels = wanted.start - first..wanted.end - first;
+                let view = View { part, h: self.h, w: self.w, channels, row, plane };
                 // SAFETY: `patches` has room for the channels of every point of every tile, and those wanted begin here.
-                let target = unsafe { patches.as_mut_ptr().add(wanted.start - channels.start) };
+                let target = unsafe { patches.as_mut_ptr().add(wanted.start - start) };
                 match (part.is_plain(), part.map.map_or(Act::None, |map| map.act)) {
                     (true, _) => view.tiles::<S, Identity, true>(s, tiles, target),
                     (_, Act::None) => view.tiles::<S, Identity, false>(s, tiles, target),
@@ -76,14 +61,10 @@ struct View<'a> {
     h: usize,
     w: usize,
     channels: Range<usize>,
-    strides: Strides,
-}
-
-/// Floats from tile to tile, and from point to point of a tile.
-#[derive(Clone, Copy)]
-pub(super) struct Strides {
-    pub(super) tile: usize,
-    pub(super) point: usize,
+    /// Floats from tile to tile of the result.
+    row: usize,
+    /// Floats from point to point of the result.
+    plane: usize,
 }
 
 /// How the pixels of a vector of channels are read.
@@ -107,7 +88,7 @@ impl View<'_> {
         assert!(self.channels.end <= self.part.channels && self.part.channels <= MOST_CHANNELS);
         assert!(self.channels.start.is_multiple_of(S::LANES) && self.channels.end.is_multiple_of(S::LANES));
         for (index, tile) in tiles.iter().enumerate() {
-            let target = target.wrapping_add(index * self.strides.tile);
+            let target = target.wrapping_add(index * self.row);
             let inside =
                 tile.top > 0 && tile.left > 0 && tile.top + PATCH - 1 <= self.h && tile.left + PATCH - 1 <= self.w;
             if tile.is_whole() && inside {
@@ -159,7 +140,7 @@ impl View<'_> {
                 let column = input_transform(s, 4, std::array::from_fn(|u| rows[u][v]));
                 for (u, value) in column.into_iter().enumerate() {
                     // SAFETY: the caller vouches that there is room for all channels of every point of every tile.
-                    unsafe { s.store(target.add((u * PATCH + v) * self.strides.point), value) };
+                    unsafe { s.store(target.add((u * PATCH + v) * self.plane), value) };
                 }
             }
         }
@@ -216,7 +197,7 @@ impl View<'_> {
         for (u, value) in column.into_iter().enumerate() {
             if uses(M, u) {
                 // SAFETY: the caller vouches that there is room for all channels of every point of every tile.
-                unsafe { s.store(target.add((u * PATCH + v) * self.strides.point), value) };
+                unsafe { s.store(target.add((u * PATCH + v) * self.plane), value) };
             }
         }
     }

@@ -14,7 +14,7 @@ mod panels;
 mod tiles;
 pub(super) mod weight;
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -23,9 +23,9 @@ pub(super) use panels::WinogradPanels;
 
 use super::ConvDims;
 use super::part::{Part, Target};
-use crate::par::Shared;
+use crate::par::{Kept, Shared, with_kept};
 use crate::simd::{Simd, WithSimd, dispatch_to};
-use input::{Source, Strides};
+use input::Source;
 use tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, output_transform, uses};
 
 /// Floats of transformed input that a block should have at most: 0.9 MB, so that its products fit beside it in 2 MB.
@@ -40,6 +40,12 @@ const CHUNK_FLOATS: usize = 8192;
 const PLANE_GAP: usize = 16;
 /// Rows that a register tile may touch beyond the tiles of a block.
 const SLACK: usize = 12;
+
+thread_local! {
+    static TRANSFORMED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+/// Where a thread keeps transformed tiles, their products, and taps to be transformed.
+static SCRATCH: &Kept<f32> = &TRANSFORMED;
 
 /// How tiles and outputs are divided among tasks: by shape alone.
 #[derive(Clone, Copy, Debug)]
@@ -107,23 +113,10 @@ pub(super) fn convolve(
         let (tiles, panels) = plan.task(task);
         let block = grid.block(tiles);
         let task = Task { source, filter, bias, targets: &targets, block: &block, panels, tiles: plan.block };
-        with_scratch(POINTS * (task.in_plane() + task.out_plane()), |scratch| {
+        with_kept(SCRATCH, POINTS * (task.in_plane() + task.out_plane()), |scratch| {
             dispatch_to(filter.isa, Staged(task, scratch));
         });
     });
-}
-
-/// Calls `f` with a thread's scratch memory, which is kept between calls.
-fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local! {
-        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    }
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < len {
-            scratch.resize(len, 0.0);
-        }
-        f(&mut scratch[..len])
-    })
 }
 
 /// Where some channels of the result go.
@@ -155,8 +148,7 @@ impl WithSimd for Staged<'_> {
     fn with_simd<S: Simd>(self, s: S) {
         let Staged(task, scratch) = self;
         let (patches, products) = scratch.split_at_mut(POINTS * task.in_plane());
-        let strides = Strides { tile: task.filter.channels, point: task.in_plane() };
-        task.source.transform_to(s, task.block.tiles(), 0..task.filter.channels, strides, patches);
+        task.source.transform(s, task.block.tiles(), 0..task.filter.channels, task.in_plane(), patches);
         for panel in task.panels.clone() {
             match (S::LANES, task.filter.vectors) {
                 (16, 4) => task.multiply::<S, 6, 3, 4>(s, panel, patches, products),

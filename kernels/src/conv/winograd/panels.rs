@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
+use super::SCRATCH;
 use super::input::MOST_CHANNELS;
 use super::tiles::{PATCH, POINTS};
-use super::with_scratch;
 use crate::conv::pack::{is_narrow, lanes, panel_vectors};
-use crate::par::{Shared, tasks};
+use crate::par::{Shared, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// Filters are transformed for inputs and outputs in multiples of this, or of whole vectors where these are longer.
@@ -75,7 +75,7 @@ impl WinogradPanels {
         tasks(panels * ranges, |index| {
             let (panel, first) = (index / ranges, index % ranges * CHANNELS_AT_ONCE);
             let range = first..channels.min(first + CHANNELS_AT_ONCE);
-            with_scratch(TAPS * range.len() * width, |taps| {
+            with_kept(SCRATCH, TAPS * range.len() * width, |taps| {
                 dispatch_to(isa, Fill { origin, values, panel, range, channels, outputs, width, taps });
             });
         });

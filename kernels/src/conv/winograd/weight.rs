@@ -21,7 +21,7 @@ use rayon::prelude::*;
 
 use super::input::Source;
 use super::tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, gradient_transform, uses};
-use super::{PLANE_GAP, with_scratch};
+use super::{PLANE_GAP, SCRATCH};
 use crate::act::Act;
 use crate::conv::ConvDims;
 use crate::conv::joined::with_joined;
@@ -141,7 +141,7 @@ pub(in crate::conv) fn backward_weight(
                 dw: shared.0,
                 partial: (plan.groups > 1).then_some((shared.1, group * sums)),
             };
-            with_scratch(task.scratch(), |scratch| dispatch_to(isa, Staged(task, scratch)));
+            with_kept(SCRATCH, task.scratch(), |scratch| dispatch_to(isa, Staged(task, scratch)));
         });
         if plan.groups > 1 {
             let (row, partial) = (d.c_in * TAPS, &*partial);
