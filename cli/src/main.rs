@@ -33,6 +33,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     let common = &cli.common;
+    tweedie_kernels::simd::Isa::from_environment().map_err(anyhow::Error::msg)?;
     if let Some(threads) = common.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;

@@ -144,3 +144,19 @@ fn inspect_takes_every_kind_of_model() {
     assert!(bench.succeed("inspect euler").contains("EulerDiscreteScheduler"));
     bench.fail("inspect nowhere", 1, &["nowhere"]);
 }
+
+#[test]
+fn an_instruction_set_that_is_not_there_is_refused_by_name() {
+    let run = |isa: &str| {
+        let tweedie = std::process::Command::new(env!("CARGO_BIN_EXE_tweedie"))
+            .args(["schedule", "--train-steps", "3"])
+            .env("TWEEDIE_ISA", isa)
+            .output()
+            .unwrap();
+        (tweedie.status.success(), String::from_utf8(tweedie.stderr).unwrap())
+    };
+    assert_eq!(run("portable"), (true, String::new()));
+    let (success, message) = run("avx1024");
+    assert!(!success);
+    assert!(["TWEEDIE_ISA", "avx1024", "portable", "unset it"].iter().all(|part| message.contains(part)), "{message}");
+}

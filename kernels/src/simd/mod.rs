@@ -60,9 +60,42 @@ impl Isa {
         })
     }
 
-    /// The best instruction set of this processor.
+    /// The instruction set in use: the best of this processor, or the one that the environment variable `TWEEDIE_ISA` names
+    /// (`portable`, `avx2`, `avx512`, `neon`), for measurements and for the bits of another machine.
+    ///
+    /// # Panics
+    /// Where [`Isa::from_environment`] fails.
     pub fn best() -> Self {
-        *Self::available().last().expect("the portable set is always available")
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Self::from_environment().unwrap_or_else(|message| panic!("{message}")))
+    }
+
+    /// As [`Isa::best`], read anew.
+    ///
+    /// # Errors
+    /// If `TWEEDIE_ISA` is set to an instruction set that this processor does not have, or to anything else.
+    pub fn from_environment() -> Result<Self, String> {
+        let best = *Self::available().last().expect("the portable set is always available");
+        let Some(name) = std::env::var_os("TWEEDIE_ISA") else { return Ok(best) };
+        name.to_str().and_then(Self::named).ok_or_else(|| {
+            let names: Vec<&str> = Self::available().iter().map(|isa| isa.key()).collect();
+            format!("TWEEDIE_ISA is {name:?}; this processor has {}: name one of these, or unset it", names.join(", "))
+        })
+    }
+
+    /// The available set that `TWEEDIE_ISA` calls `key`.
+    fn named(key: &str) -> Option<Self> {
+        Self::available().iter().copied().find(|isa| isa.key() == key)
+    }
+
+    /// Its name in `TWEEDIE_ISA`.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+        }
     }
 }
 

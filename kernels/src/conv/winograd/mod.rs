@@ -24,14 +24,19 @@ pub(super) use panels::WinogradPanels;
 use super::ConvDims;
 use super::part::{Part, Target};
 use crate::par::{Kept, Shared, with_kept};
-use crate::simd::{Simd, WithSimd, dispatch_to};
+use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 use input::Source;
 use tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, output_transform, uses};
 
-/// Floats of transformed input that a block should have at most: 0.9 MB, so that its products fit beside it in 2 MB.
-const BLOCK_FLOATS: usize = 6400 * POINTS;
-/// The fewest tiles for which a block makes good use of the filters that stream past it.
-const FEWEST_TILES: usize = 24;
+/// Floats of transformed input that a block should have at most, and the fewest tiles that make good use of the filters
+/// that stream past it: 0.9 MB, so that its products fit beside it in the 2 MB second-level cache that processors with
+/// AVX-512 mostly have, and a quarter of that elsewhere.
+fn block_limits(isa: Isa) -> (usize, usize) {
+    match isa {
+        Isa::Avx512 => (6400 * POINTS, 24),
+        _ => (1600 * POINTS, 12),
+    }
+}
 /// Tasks that a convolution should be divided into, so that several threads find work.
 const TASKS: usize = 8;
 /// Floats of a panel that are multiplied at a time: they stay in the first-level cache.
@@ -60,8 +65,9 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(tiles: usize, channels: usize, panels: usize) -> Self {
-        let wide = (BLOCK_FLOATS / POINTS / channels / 12 * 12).clamp(FEWEST_TILES, MOST_TILES);
+    fn new(isa: Isa, tiles: usize, channels: usize, panels: usize) -> Self {
+        let (floats, fewest) = block_limits(isa);
+        let wide = (floats / POINTS / channels / 12 * 12).clamp(fewest, MOST_TILES);
         let shared = tiles.div_ceil(TASKS.div_ceil(panels)).next_multiple_of(6);
         let block = wide.min(shared).max(1);
         let splits = TASKS.div_ceil(tiles.div_ceil(block).max(1)).min(panels);
@@ -90,7 +96,7 @@ pub(super) fn convolve(
     targets: &mut [Target<'_>],
 ) {
     let grid = Grid::new(d);
-    let plan = Plan::new(grid.tiles(), filter.channels, filter.count());
+    let plan = Plan::new(filter.isa, grid.tiles(), filter.channels, filter.count());
     assert_eq!(
         parts.iter().map(|part| part.channels).sum::<usize>(),
         filter.channels,
