@@ -13,11 +13,11 @@ const MEAN: f64 = 0.7;
 const STD: f64 = 0.4;
 
 fn gaussian(shape: [usize; 3]) -> MixtureOracle {
-    MixtureOracle::new(shape, vec![Component { weight: 1.0, mean: MEAN.into(), std: STD, label: None }]).unwrap()
+    MixtureOracle::gaussian(shape, MEAN, STD).unwrap()
 }
 
 fn mixture(shape: [usize; 3]) -> MixtureOracle {
-    let part = |weight, mean: f64, std| Component { weight, mean: mean.into(), std, label: None };
+    let part = |weight, mean: f64, std: f64| Component::new(weight, mean, std, None);
     MixtureOracle::new(shape, vec![part(1.0, -1.0, 0.3), part(2.0, 0.6, 0.5)]).unwrap()
 }
 
