@@ -138,6 +138,8 @@ impl Prediction {
     ///
     /// # Errors
     /// For the score where there is no noise, and for the mean without a posterior.
+    ///
+    /// Verified by `predictions_convert`. Verified by `score_is_a_gradient`.
     pub fn target(self, level: NoiseLevel, posterior: Option<&Posterior>) -> Result<Mixture, ScheduleError> {
         let (alpha, sigma) = (level.alpha(), level.sigma());
         let (of_x0, of_eps) = match self {
@@ -164,6 +166,8 @@ impl Prediction {
 /// # Errors
 /// If the conversion is singular (eps says nothing of `x_0` where `alpha = 0`, `x_0` nothing of eps where `sigma = 0`), or a
 /// mean comes without its posterior.
+///
+/// Verified by `predictions_convert`. Verified by `conversions_round_trip_or_are_singular`.
 pub fn convert(
     from: Prediction,
     to: Prediction,
