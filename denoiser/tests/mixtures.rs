@@ -44,7 +44,7 @@ proptest! {
 
     /// 3.2 (Tweedie): alpha E[x_0 | x_t] = x_t + sigma^2 score and E[eps | x_t] = -sigma score, with the score in closed form.
     #[test]
-    fn tweedie(case in any_case(0.0), level in any_level(-8.0..8.0)) {
+    fn tweedie_for_mixtures(case in any_case(0.0), level in any_level(-8.0..8.0)) {
         let condition = case.condition();
         let x0 = case.oracle.denoise_with(case.state.view(), level, &condition).unwrap();
         let score = case.oracle.score(case.state.view(), level, &condition).unwrap();

@@ -85,6 +85,8 @@ impl NoiseLevel {
     }
 
     /// `alpha^2`, called `alphas_cumprod` in files.
+    ///
+    /// Verified by `views_invert`. Verified by `tables_agree_with_numpy`.
     pub fn abar(self) -> f64 {
         self.alpha * self.alpha
     }
@@ -112,6 +114,8 @@ impl NoiseLevel {
     }
 
     /// Whether this level has strictly more noise than `other`.
+    ///
+    /// Verified by `tables_are_in_range`.
     pub fn noisier_than(self, other: Self) -> bool {
         self.sigma > other.sigma || (self.sigma == other.sigma && self.alpha < other.alpha)
     }

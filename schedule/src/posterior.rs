@@ -65,11 +65,15 @@ impl Posterior {
     }
 
     /// `b = 1 - abar_t / abar_s`.
+    ///
+    /// Verified by `reverse_variances`. Verified by `steps_between_tiny_alphas_have_coefficients`.
     pub fn beta(&self) -> f64 {
         self.beta
     }
 
     /// `sqrt(1 - abar_t)`, the noise of the level that the step starts from.
+    ///
+    /// Verified by `kl_forms_are_equal`.
     pub fn sigma_t(&self) -> f64 {
         self.sigma_t
     }

@@ -36,6 +36,8 @@ pub struct Affine {
 
 impl Affine {
     /// The value for one element of `x_t` and of the prediction.
+    ///
+    /// Verified by `predictions_convert`.
     pub fn apply(self, x: f64, prediction: f64) -> f64 {
         self.of_x * x + self.of_prediction * prediction
     }
@@ -52,6 +54,8 @@ pub struct Mixture {
 
 impl Mixture {
     /// The value for one element of the data and of the noise.
+    ///
+    /// Verified by `predictions_convert`.
     pub fn apply(self, x0: f64, eps: f64) -> f64 {
         self.of_x0 * x0 + self.of_eps * eps
     }
@@ -116,6 +120,8 @@ impl Prediction {
     ///
     /// # Errors
     /// For the mean at a level that is no step of the schedule.
+    ///
+    /// Verified by `the_bridge_returns_x0`.
     pub fn posterior(self, schedule: &Schedule, level: NoiseLevel) -> Result<Option<Posterior>, ScheduleError> {
         if self != Self::Mean {
             return Ok(None);

@@ -114,13 +114,17 @@ impl Schedule {
 
     /// `a_t = 1 - b_t` for `t` in 1..=T (not to be confused with [`NoiseLevel::alpha`], which is `sqrt(abar_t)`).
     ///
+    /// Verified by `levels_carry_the_betas`.
+    ///
     /// # Panics
     /// If `t` is outside 1..=T.
     pub fn alpha(&self, t: usize) -> f64 {
         1.0 - self.beta(t)
     }
 
-    /// `abar_t` for `t` in 0..=T.
+    /// `abar_t = prod_{i <= t} a_i` for `t` in 0..=T.
+    ///
+    /// Verified by `tables_agree_with_numpy`. Verified by `steps_compose_to_the_marginal`.
     ///
     /// # Panics
     /// If `t` is above T.

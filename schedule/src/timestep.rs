@@ -35,6 +35,8 @@ impl TimestepMapping {
     }
 
     /// The number for a step `t` in [1, T].
+    ///
+    /// Verified by `networks_see_the_right_number`.
     pub fn of_step(self, t: f64) -> f64 {
         match self {
             Self::OneBased => t,

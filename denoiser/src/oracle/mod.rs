@@ -8,6 +8,7 @@
 //! States are variance preserving, `x_t = alpha x_0 + sigma eps`. A variance-exploding (EDM) state `y = x_0 + s eps` is the
 //! state `x_t = alpha y` at the level of [`NoiseLevel::from_edm_sigma`]`(s)`: the estimate of `x_0` is the same, the score is
 //! `grad_y ln p = alpha grad_x ln p_t`, and `ln p(y) = ln p_t(x_t) + C H W ln alpha`.
+//! Verified by `edm_states_are_scaled_states`.
 
 mod component;
 mod eigen;
@@ -94,6 +95,8 @@ impl MixtureOracle {
     ///
     /// # Errors
     /// If no component has the label.
+    ///
+    /// Verified by `moments_of_a_mixture`. Verified by `labels_restrict_the_mixture`.
     pub fn of_label(&self, label: usize) -> Result<Self, DenoiserError> {
         let chosen = self.chosen(Some(label))?;
         let total = log_sum_exp(chosen.iter().map(|&k| self.components[k].log_weight));
@@ -103,6 +106,8 @@ impl MixtureOracle {
     }
 
     /// `E[x] = sum_k w_k m_k`, flat (`C * H * W`).
+    ///
+    /// Verified by `moments_of_a_mixture`.
     pub fn mean(&self) -> Array1<f64> {
         let mut mean = Array1::zeros(self.components[0].mean.len());
         for component in &self.components {
@@ -115,6 +120,8 @@ impl MixtureOracle {
     ///
     /// # Errors
     /// If a sample has more than 512 values: the matrix would be large.
+    ///
+    /// Verified by `moments_of_a_mixture`.
     pub fn covariance(&self) -> Result<Array2<f64>, DenoiserError> {
         let mean = self.mean();
         let size = mean.len();
@@ -260,7 +267,7 @@ impl ConditionalDenoiser for MixtureOracle {
     /// `E[x_0 | x_t = x] = sum_k r_k(x) [m_k + alpha Sigma_k S_k^-1 (x - alpha m_k)]`, under each sample's label where it
     /// has one; `x` itself where there is no noise.
     ///
-    /// Verified by `tweedie`. Verified by `posterior_mean_is_bayes_rule`.
+    /// Verified by `tweedie_for_mixtures`. Verified by `posterior_mean_is_bayes_rule`.
     fn denoise_with(
         &self,
         x: ArrayView4<'_, f64>,
