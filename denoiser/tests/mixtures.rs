@@ -434,6 +434,30 @@ fn covariances_are_checked() {
     let x = array![[[[0.5, 0.5]]]];
     let none = Condition::none(1);
     assert!(matches!(singular.log_density(x.view(), NoiseLevel::CLEAN, &none), Err(DenoiserError::Oracle { .. })));
+    // What is forgiven is relative to the entries, and so is what counts as 0.
+    for scale in [1e-8, 1e8] {
+        let scaled = |a: f64, b: f64, c: f64, d: f64| rows(scale * a, scale * b, scale * c, scale * d);
+        refused(scaled(1.0, 0.5, 0.5 + 1e-11, 1.0), "symmetric");
+        refused(scaled(1.0, 1.0 + 1e-9, 1.0 + 1e-9, 1.0), "positive semidefinite");
+        for spread in [scaled(1.0, 0.5, 0.5 + 1e-13, 1.0), scaled(1.0, 1.0 + 1e-12, 1.0 + 1e-12, 1.0)] {
+            assert!(MixtureOracle::gaussian([1, 1, 2], 0.0, spread).is_ok());
+        }
+        let line = array![0.3, 0.7, -0.2].insert_axis(Axis(1));
+        let point = |extra: f64| {
+            let matrix = (line.dot(&line.t()) + Array2::<f64>::eye(3) * extra) * scale;
+            let rows: Vec<Vec<f64>> = matrix.outer_iter().map(|row| row.to_vec()).collect();
+            let oracle = MixtureOracle::gaussian([3, 1, 1], 0.0, rows).unwrap();
+            oracle.log_density(Array4::zeros((1, 3, 1, 1)).view(), NoiseLevel::CLEAN, &Condition::none(1))
+        };
+        assert!(matches!(point(0.0), Err(DenoiserError::Oracle { .. })));
+        // ln N(0; 0, scale (l l^T + e I)) has the determinant scale^3 e^2 (|l|^2 + e).
+        let (extra, squared): (f64, f64) = (1e-8, 0.62);
+        let log_det = 3.0 * scale.ln() + 2.0 * extra.ln() + (squared + extra).ln();
+        let expected = -0.5 * (3.0 * std::f64::consts::TAU.ln() + log_det);
+        assert!((point(extra).unwrap()[0] - expected).abs() < 1e-6, "{:?} instead of {expected}", point(extra));
+    }
+    let full = Spread::Covariance((0..512).map(|i| (0..512).map(|j| f64::from(u8::from(i == j))).collect()).collect());
+    assert!(MixtureOracle::gaussian([1, 1, 512], 0.0, full).is_ok());
     let large = MixtureOracle::gaussian([1, 1, 513], 0.0, 1.0).unwrap();
     assert!(large.covariance().unwrap_err().to_string().contains("512"));
     let matrix = Spread::Covariance(vec![vec![0.0; 513]; 513]);
