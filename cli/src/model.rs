@@ -9,7 +9,7 @@ use tweedie_checkpoint::{
     Config, Dtype, ModelDir, ModelKind, Tensor, TensorFile, check_keys, read_config, write_component, write_pipeline,
 };
 use tweedie_data::Range;
-use tweedie_denoiser::{Component, Mean, MixtureOracle, Network, NetworkGrad, Param, Params, Role};
+use tweedie_denoiser::{Component, Mean, MixtureOracle, Network, NetworkGrad, Param, Params, Role, Spread};
 use tweedie_schedule::TimestepMapping;
 use tweedie_unet::Model;
 
@@ -246,7 +246,10 @@ struct OracleFile {
 struct ComponentFile {
     weight: f64,
     mean: MeanFile,
-    std: f64,
+    #[serde(default)]
+    std: Option<StdFile>,
+    #[serde(default)]
+    covariance: Option<Vec<Vec<f64>>>,
     #[serde(default)]
     label: Option<usize>,
 }
@@ -256,6 +259,31 @@ struct ComponentFile {
 enum MeanFile {
     Constant(f64),
     Values(Vec<f64>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "the std should be a number or an array of C*H*W numbers")]
+enum StdFile {
+    Constant(f64),
+    Values(Vec<f64>),
+}
+
+impl ComponentFile {
+    /// Component `k` of the file.
+    fn component(self, k: usize) -> Result<Component> {
+        let spread = match (self.std, self.covariance) {
+            (Some(StdFile::Constant(std)), None) => Spread::Std(std),
+            (Some(StdFile::Values(stds)), None) => Spread::Stds(stds),
+            (None, Some(rows)) => Spread::Covariance(rows),
+            (Some(_), Some(_)) => bail!("component {k} has both \"std\" and \"covariance\"; remove one of them"),
+            (None, None) => bail!("component {k} has neither \"std\" nor \"covariance\"; give one of them"),
+        };
+        let mean = match self.mean {
+            MeanFile::Constant(value) => Mean::Constant(value),
+            MeanFile::Values(values) => Mean::Values(values),
+        };
+        Ok(Component { weight: self.weight, mean, spread, label: self.label })
+    }
 }
 
 /// The largest label of an oracle; a bound, so that a mistyped label is an error and not a list of gigabytes.
@@ -270,7 +298,7 @@ fn open_oracle(path: &Path) -> Result<LoadedOracle> {
     let file: OracleFile = serde_json::from_value(Value::Object(config)).with_context(|| {
         format!(
             "{name} is no oracle: expected {{\"kind\": \"gaussian-mixture\", \"shape\": [C,H,W], \"components\": \
-             [{{\"weight\": w, \"mean\": m, \"std\": s, \"label\": y}}]}}"
+             [{{\"weight\": w, \"mean\": m, \"std\": s, \"label\": y}}]}} (or \"covariance\": rows instead of \"std\")"
         )
     })?;
     if file.kind != "gaussian-mixture" {
@@ -282,16 +310,9 @@ fn open_oracle(path: &Path) -> Result<LoadedOracle> {
     if let Some(label) = labels.last().filter(|label| **label > LARGEST_LABEL) {
         bail!("{name}: a label should be at most {LARGEST_LABEL}, found {label}");
     }
-    let component = |c: ComponentFile| Component {
-        weight: c.weight,
-        mean: match c.mean {
-            MeanFile::Constant(value) => Mean::Constant(value),
-            MeanFile::Values(values) => Mean::Values(values),
-        },
-        std: c.std,
-        label: c.label,
-    };
-    let components = file.components.into_iter().map(component).collect();
+    let components: Result<Vec<Component>> =
+        file.components.into_iter().enumerate().map(|(k, component)| component.component(k)).collect();
+    let components = components.with_context(|| name.clone())?;
     let oracle = MixtureOracle::new(file.shape, components).with_context(|| name.clone())?;
     Ok(LoadedOracle { name, oracle, labels })
 }

@@ -299,6 +299,42 @@ fn an_oracle_draws_its_own_distribution() {
     bench.fail("sample --model bad.json --out y.npy", 1, &["bad.json", "components"]);
 }
 
+/// A covariance matrix without width in one direction: every sample lies on the line, which the exact denoiser finds; a list
+/// of standard deviations may hold a 0 too.
+#[test]
+fn oracles_have_covariances() {
+    let bench = Bench::new();
+    let oracle = |component: Value| {
+        let text = json!({"kind": "gaussian-mixture", "shape": [1, 1, 2], "components": [component]}).to_string();
+        std::fs::write(bench.path("oracle.json"), text).unwrap();
+    };
+    let draw = || {
+        bench.succeed("sample --model oracle.json --out x.safetensors --count 200 --steps 10");
+        bench.tensor("x.safetensors", "sample").1
+    };
+    oracle(json!({"weight": 1, "mean": [0.5, -1.0], "covariance": [[1.0, 2.0], [2.0, 4.0]]}));
+    let values = draw();
+    for pair in values.chunks_exact(2) {
+        assert!((pair[1] + 1.0 - 2.0 * (pair[0] - 0.5)).abs() < 1e-3, "{pair:?}");
+    }
+    assert!(values.chunks_exact(2).any(|pair| pair[0] > 1.2) && values.chunks_exact(2).any(|pair| pair[0] < -0.2));
+    oracle(json!({"weight": 1, "mean": 0.25, "std": [0.0, 1.0]}));
+    let values = draw();
+    assert!(values.chunks_exact(2).all(|pair| (pair[0] - 0.25).abs() < 1e-3));
+    assert!(values.chunks_exact(2).any(|pair| (pair[1] - 0.25).abs() > 0.5));
+    for (component, parts) in [
+        (json!({"weight": 1, "mean": 0, "std": 1, "covariance": [[1, 0], [0, 1]]}), ["component 0", "both"]),
+        (json!({"weight": 1, "mean": 0}), ["component 0", "neither"]),
+        (json!({"weight": 1, "mean": 0, "covariance": [[1, 2], [2, 1]]}), ["component 0", "positive semidefinite"]),
+        (json!({"weight": 1, "mean": 0, "covariance": [[1, 2], [0, 5]]}), ["component 0", "symmetric"]),
+        (json!({"weight": 1, "mean": 0, "std": [1, 1, 1]}), ["component 0", "2 numbers"]),
+        (json!({"weight": 1, "mean": 0, "std": "wide"}), ["oracle.json", "the std should be a number"]),
+    ] {
+        oracle(component);
+        bench.fail("sample --model oracle.json --out y.npy", 1, &parts);
+    }
+}
+
 #[test]
 fn wrong_command_lines_end_with_2() {
     let bench = bench();

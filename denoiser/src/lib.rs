@@ -13,12 +13,14 @@ pub mod noise;
 mod oracle;
 mod params;
 mod preconditioned;
+mod tweedie;
 
 pub use condition::Condition;
 pub use denoise::{ConditionalDenoiser, Conditioned, Denoiser};
 pub use error::DenoiserError;
 pub use network::{Network, NetworkGrad};
 pub use noise::{Noise, Purpose, RecordedNoise, RecordingNoise, ReplayNoise, SeededNoise, ShiftedNoise, rng_for};
-pub use oracle::{Component, Mean, MixtureOracle};
+pub use oracle::{Component, Draws, Gaussian, Mean, MixtureOracle, Spread, log_sum_exp};
 pub use params::{Param, Params, Role};
 pub use preconditioned::Preconditioned;
+pub use tweedie::tweedie;

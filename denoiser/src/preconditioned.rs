@@ -49,6 +49,8 @@ impl<N: Network> ConditionalDenoiser for Preconditioned<N> {
     /// # Errors
     /// As [`Network::predict`]; if the level lies outside steps 1..=T, the conversion to `x_0` is singular there, or the
     /// output is not of the shape of `x`. A network that predicts the mean can be asked at integer steps only.
+    ///
+    /// Verified by `the_bridge_returns_x0`.
     fn denoise_with(
         &self,
         x: ArrayView4<'_, f64>,

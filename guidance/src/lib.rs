@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod cfg;
+mod classifier;
 mod error;
 
 pub use cfg::{Cfg, guided, scale_from_weight};
+pub use classifier::{guided_eps, guided_mean, guided_score, implicit_gradient};
 pub use error::GuidanceError;

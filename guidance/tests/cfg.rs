@@ -13,7 +13,7 @@ use tweedie_schedule::{BetaSchedule, NoiseLevel, Posterior, Prediction, Schedule
 
 /// Label 0 is one Gaussian, label 1 two; the prior of the labels is 1/4 and 3/4.
 fn mixture() -> MixtureOracle {
-    let part = |weight, mean: Vec<f64>, std, label| Component { weight, mean: mean.into(), std, label: Some(label) };
+    let part = |weight, mean: Vec<f64>, std: f64, label| Component::new(weight, mean, std, Some(label));
     let components =
         vec![part(1.0, vec![1.2, -0.3], 0.4, 0), part(2.0, vec![-0.9, 0.5], 0.5, 1), part(1.0, vec![0.1, 1.4], 0.3, 1)];
     MixtureOracle::new([1, 1, 2], components).unwrap()

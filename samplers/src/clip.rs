@@ -15,6 +15,8 @@ pub enum Clip {
     Range(f64),
     /// Dynamic thresholding (Saharia 2022, Imagen, section 2.3): with `s` the `ratio` quantile of `|x_0|` of each sample,
     /// clamped to `[1, max]`, the sample is clamped to `[-s, s]` and divided by `s`.
+    ///
+    /// Verified by `dynamic_threshold_is_per_sample`.
     Dynamic {
         /// The quantile, in [0, 1]; 0.995 in the paper.
         ratio: f64,

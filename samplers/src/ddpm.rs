@@ -12,6 +12,8 @@ use tweedie_schedule::{Posterior, Variance};
 use crate::{Advance, Clip, Move, SamplerError, Solver};
 
 /// The ancestral sampler of DDPM.
+///
+/// Verified by `ddpm_draws_gaussian_data`. Verified by `ddim_with_eta_1_is_ddpm`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Ddpm {
     /// `sigma_q^2` of the reverse step.

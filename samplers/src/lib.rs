@@ -15,7 +15,7 @@ mod run;
 mod solver;
 
 pub use clip::Clip;
-pub use ddim::Ddim;
+pub use ddim::{Ddim, ddim_encode};
 pub use ddpm::Ddpm;
 pub use error::SamplerError;
 pub use plan::{Plan, SchedulerSpec, SolverSpec, VarianceType, solver_by_name};

@@ -41,9 +41,7 @@ pub fn sample(
     shape: [usize; 4],
     observer: &mut dyn FnMut(StepInfo<'_>) -> ControlFlow<()>,
 ) -> Result<Array4<f64>, SamplerError> {
-    if grid.train_steps() != schedule.steps() {
-        return Err(SamplerError::GridMismatch { grid: grid.train_steps(), schedule: schedule.steps() });
-    }
+    check_grid(grid, schedule)?;
     let [n, c, h, w] = shape;
     let mut x = draw(noise, Purpose::Initial, (n, c, h, w))?;
     solver.begin();
@@ -62,4 +60,12 @@ pub fn sample(
         }
     }
     Ok(x)
+}
+
+/// Refuses a grid that was made for another number of training steps.
+pub(crate) fn check_grid(grid: &StepGrid, schedule: &Schedule) -> Result<(), SamplerError> {
+    if grid.train_steps() == schedule.steps() {
+        return Ok(());
+    }
+    Err(SamplerError::GridMismatch { grid: grid.train_steps(), schedule: schedule.steps() })
 }

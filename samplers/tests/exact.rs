@@ -2,22 +2,23 @@
 
 use std::ops::ControlFlow;
 
-use ndarray::{Array, Array4, Array5, ArrayView4, Axis, Slice, Zip};
+use ndarray::{Array, Array4, Array5, ArrayView4, Axis, Slice};
+use proptest::prelude::*;
 use tweedie_denoiser::{
     Component, Denoiser, MixtureOracle, Noise, Purpose, RecordingNoise, ReplayNoise, SeededNoise, ShiftedNoise,
 };
-use tweedie_samplers::{Clip, Ddim, Ddpm, Solver, sample};
-use tweedie_schedule::{BetaSchedule, Posterior, Prediction, Schedule, Spacing, StepGrid, Variance, prediction};
+use tweedie_samplers::{Clip, Ddim, Ddpm, SamplerError, Solver, ddim_encode, sample};
+use tweedie_schedule::{BetaSchedule, Posterior, Schedule, Spacing, StepGrid, Variance};
 
 const MEAN: f64 = 0.7;
 const STD: f64 = 0.4;
 
 fn gaussian(shape: [usize; 3]) -> MixtureOracle {
-    MixtureOracle::new(shape, vec![Component { weight: 1.0, mean: MEAN.into(), std: STD, label: None }]).unwrap()
+    MixtureOracle::gaussian(shape, MEAN, STD).unwrap()
 }
 
 fn mixture(shape: [usize; 3]) -> MixtureOracle {
-    let part = |weight, mean: f64, std| Component { weight, mean: mean.into(), std, label: None };
+    let part = |weight, mean: f64, std: f64| Component::new(weight, mean, std, None);
     MixtureOracle::new(shape, vec![part(1.0, -1.0, 0.3), part(2.0, 0.6, 0.5)]).unwrap()
 }
 
@@ -125,33 +126,100 @@ fn ddim_converges_to_the_ode_at_first_order() {
     assert!(errors[4] < 5e-3, "{errors:?}");
 }
 
-/// 6.1: with eta = 0, encoding then decoding returns the start, with an error that falls at first order.
+/// 6.1: with eta = 0, encoding then decoding returns the start, with an error that falls at first order; on a mixture with full
+/// covariances, from step 1 and from the data itself.
 #[test]
 fn ddim_encodes_and_decodes() {
     let schedule = linear(3200);
-    let oracle = mixture([1, 1, 3]);
-    let shape = [2, 1, 1, 3];
-    let x1 = Array4::from_shape_vec((2, 1, 1, 3), vec![0.4, 0.7, 0.5, -1.1, -0.8, -1.0]).unwrap();
-    let error = |count: usize| {
-        let grid = StepGrid::new(3200, count, Spacing::Trailing, 0).unwrap().with_final_step(1).unwrap();
-        // The same moves upwards: eps is taken at the lower level instead of the upper one.
-        let moves: Vec<_> = grid.moves().collect();
-        let mut x = x1.clone();
-        for &(upper, lower) in moves.iter().rev() {
-            let (from, to) = (schedule.level(lower), schedule.level(upper));
-            let to_eps = prediction::convert(Prediction::X0, Prediction::Eps, from, None).unwrap();
-            let x0 = oracle.denoise(x.view(), from).unwrap();
-            x = Zip::from(&x).and(&x0).map_collect(|&x, &x0| to.alpha() * x0 + to.sigma() * to_eps.apply(x, x0));
+    let covariance = vec![vec![0.3, 0.1, 0.0], vec![0.1, 0.2, -0.05], vec![0.0, -0.05, 0.25]];
+    let components = vec![
+        Component::new(1.0, vec![-1.0, 0.0, 0.5], covariance, None),
+        Component::new(2.0, 0.6, vec![0.5, 0.6, 0.4], None),
+    ];
+    let oracle = MixtureOracle::new([1, 1, 3], components).unwrap();
+    let start = Array4::from_shape_vec((2, 1, 1, 3), vec![0.4, 0.7, 0.5, -1.1, -0.3, 0.8]).unwrap();
+    for final_step in [0, 1] {
+        let error = |count: usize| {
+            let grid = StepGrid::new(3200, count, Spacing::Trailing, 0).unwrap().with_final_step(final_step).unwrap();
+            let encoded = ddim_encode(&oracle, &grid, &schedule, start.view()).unwrap();
+            // The encoded state takes the place of the initial noise.
+            let noise = ReplayNoise::new(encoded.mapv(|v| v as f32), Array5::zeros((0, 0, 0, 0, 0))).unwrap();
+            let back = run(&oracle, &grid, &schedule, &mut Ddim::default(), &noise, [2, 1, 1, 3]);
+            largest_difference(&back, &start)
+        };
+        let errors: Vec<f64> = [100, 200, 400, 800].into_iter().map(error).collect();
+        for pair in errors.windows(2) {
+            let order = (pair[0] / pair[1]).log2();
+            assert!((0.8..1.3).contains(&order), "to step {final_step}: errors {errors:?}, order {order}");
         }
-        // The encoded state takes the place of the initial noise.
-        let noise = ReplayNoise::new(x.mapv(|v| v as f32), Array5::zeros((0, 0, 0, 0, 0))).unwrap();
-        let back = run(&oracle, &grid, &schedule, &mut Ddim::default(), &noise, shape);
-        largest_difference(&back, &x1)
-    };
-    let errors: Vec<f64> = [100, 200, 400, 800].into_iter().map(error).collect();
-    for pair in errors.windows(2) {
-        let order = (pair[0] / pair[1]).log2();
-        assert!((0.8..1.3).contains(&order), "errors {errors:?}, order {order}");
+        assert!(errors[3] < 0.02, "{errors:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Encoding a Gaussian is known: the ODE keeps (x_t - alpha m) / sqrt(alpha^2 lambda + sigma^2) along each eigenvector, here
+    /// those of a rotation by `angle`. The error halves with the step.
+    #[test]
+    fn ddim_encodes_gaussians(
+        angle in 0.0..3.0_f64, stds in prop::array::uniform2(0.2..1.5_f64), mean in prop::array::uniform2(-1.0..1.0_f64),
+        z in prop::array::uniform2(-2.0..2.0_f64),
+    ) {
+        let axes = [[angle.cos(), angle.sin()], [-angle.sin(), angle.cos()]];
+        let at = |coordinates: [f64; 2], mean: [f64; 2]| -> Vec<f64> {
+            (0..2).map(|i| mean[i] + axes[0][i] * coordinates[0] + axes[1][i] * coordinates[1]).collect()
+        };
+        let entry = |i: usize, j: usize| (0..2).map(|k| axes[k][i] * axes[k][j] * stds[k] * stds[k]).sum::<f64>();
+        let covariance: Vec<Vec<f64>> = (0..2).map(|i| (0..2).map(|j| entry(i, j)).collect()).collect();
+        let oracle = MixtureOracle::gaussian([2, 1, 1], mean.to_vec(), covariance).unwrap();
+        let schedule = linear(3200);
+        let start = Array4::from_shape_vec((1, 2, 1, 1), at([z[0] * stds[0], z[1] * stds[1]], mean)).unwrap();
+        let top = schedule.level(3200);
+        let spread = |k: usize| (top.abar() * stds[k] * stds[k] + top.sigma().powi(2)).sqrt();
+        let scaled = [z[0] * spread(0), z[1] * spread(1)];
+        let exact = Array4::from_shape_vec((1, 2, 1, 1), at(scaled, mean.map(|m| m * top.alpha()))).unwrap();
+        let error = |count: usize| {
+            let grid = StepGrid::new(3200, count, Spacing::Trailing, 0).unwrap();
+            largest_difference(&ddim_encode(&oracle, &grid, &schedule, start.view()).unwrap(), &exact)
+        };
+        let (coarse, fine) = (error(200), error(400));
+        prop_assert!(coarse < 0.2, "{coarse}");
+        prop_assert!(coarse < 1e-4 || (1.5..2.7).contains(&(coarse / fine)), "{coarse} and {fine}");
+    }
+}
+
+/// What encoding refuses, and a grid that ends where it starts, which moves nothing.
+#[test]
+fn encoding_is_checked() {
+    let schedule = linear(40);
+    let x = Array4::from_elem((1, 1, 2, 2), 0.5);
+    let other = StepGrid::new(41, 4, Spacing::Trailing, 0).unwrap();
+    let oracle = gaussian([1, 2, 2]);
+    assert!(matches!(
+        ddim_encode(&oracle, &other, &schedule, x.view()),
+        Err(SamplerError::GridMismatch { grid: 41, schedule: 40 })
+    ));
+    let standing = StepGrid::from_steps(40, vec![7]).unwrap().with_final_step(7).unwrap();
+    assert_eq!(ddim_encode(&oracle, &standing, &schedule, x.view()).unwrap(), x);
+    let grid = StepGrid::new(40, 4, Spacing::Trailing, 0).unwrap();
+    let wrong_shape = ddim_encode(&gaussian([1, 4, 1]), &grid, &schedule, x.view());
+    assert!(matches!(wrong_shape, Err(SamplerError::Denoiser(_))));
+    let infinite = Array4::from_elem((1, 1, 2, 2), 1e308);
+    let error = ddim_encode(&Huge, &grid, &schedule, infinite.view()).unwrap_err();
+    assert!(matches!(error, SamplerError::NotFinite { position: 1, total: 4, t: 10, .. }), "{error}");
+}
+
+/// A denoiser whose estimate is far from the state.
+struct Huge;
+
+impl Denoiser for Huge {
+    fn denoise(
+        &self,
+        x: ArrayView4<'_, f64>,
+        _: tweedie_schedule::NoiseLevel,
+    ) -> Result<Array4<f64>, tweedie_denoiser::DenoiserError> {
+        Ok(Array::from_elem(x.dim(), -1.7e308))
     }
 }
 

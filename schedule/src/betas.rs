@@ -1,20 +1,24 @@
-//! Schedules `b_1..b_T` (FORMULAS 1.3).
-//!
-//! With `u_i = i / (T - 1)` for `i = 0..T`, and `lerp(p, q, u) = p + (q - p) u`:
-//! - linear (Ho 2020, section 4): `lerp(start, end, u)`;
-//! - scaled-linear, or quadratic (Rombach 2022): `lerp(sqrt start, sqrt end, u)^2`;
-//! - sqrt (latent-diffusion's name): `sqrt(lerp(start, end, u))`;
-//! - sigmoid (Xu 2022, GeoDiff): `start + (end - start) / (1 + exp(-lerp(-6, 6, u)))`;
-//! - exponential: `start (end / start)^u`;
-//! - cosine (Nichol & Dhariwal 2021, eq. 17): `abar_t = f(t) / f(0)`, `f(t) = cos^2(pi/2 (t/T + s) / (1 + s))`, and
-//!   `b_t = min(1 - f(t) / f(t - 1), max_beta)`, all arguments real-valued.
+//! Schedules `b_1..b_T` (FORMULAS 1.3); the equations stand at [`BetaSchedule`].
 
 use std::f64::consts::FRAC_PI_2;
 
 use crate::ScheduleError;
 use crate::level::parameter;
 
-/// A rule for `b_1..b_T`.
+/// A rule for `b_1..b_T`. With `u_i = i / (T - 1)` for `i = 0..T`, `lerp(p, q, u) = p + (q - p) u`, and real-valued arguments:
+///
+/// ```text
+/// linear         lerp(start, end, u)                                  Ho 2020, section 4
+/// scaled-linear  lerp(sqrt start, sqrt end, u)^2                      Rombach 2022
+/// sqrt           sqrt(lerp(start, end, u))                            the name of latent diffusion's code
+/// sigmoid        start + (end - start) / (1 + exp(-lerp(-6, 6, u)))   Xu 2022
+/// exponential    start (end / start)^u
+/// cosine         b_t = min(1 - f(t) / f(t - 1), max_beta),            Nichol & Dhariwal 2021, eq. 17
+///                f(t) = cos^2(pi/2 (t/T + s) / (1 + s))
+/// ```
+///
+/// Verified by `families_follow_their_definitions`. Verified by `cosine_follows_its_definition`.
+/// Verified by `tables_agree_with_numpy`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum BetaSchedule {

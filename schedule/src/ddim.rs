@@ -23,6 +23,8 @@ pub struct DdimCoefs {
 ///
 /// # Errors
 /// If `from` has no noise or is the less noisy one, or `eta` is negative, not finite, or so large that `s^2 > 1 - abar_to`.
+///
+/// Verified by `ddim_with_eta_1_is_ancestral`. Verified by `ddim_keeps_the_marginal`.
 pub fn ddim_coefs(from: NoiseLevel, to: NoiseLevel, eta: f64) -> Result<DdimCoefs, ScheduleError> {
     if to.noisier_than(from) || from.sigma() == 0.0 || to.alpha() == 0.0 {
         return Err(ScheduleError::LevelOrder { operation: "ddim", from: from.sigma(), to: to.sigma() });

@@ -61,6 +61,8 @@ impl StepGrid {
     ///
     /// # Errors
     /// If `count` is 0 or above `train_steps`, or the offset shifts the grid out of 1..=T.
+    ///
+    /// Verified by `grids_agree_with_numpy`. Verified by `every_small_grid_is_in_range`.
     pub fn new(train_steps: usize, count: usize, spacing: Spacing, steps_offset: usize) -> Result<Self, ScheduleError> {
         let highest = train_steps.min(crate::Schedule::MAX_STEPS);
         if !(1..=highest).contains(&count) {

@@ -21,6 +21,8 @@ impl NoiseLevel {
     ///
     /// # Errors
     /// If `abar` lies outside [0, 1].
+    ///
+    /// Verified by `views_invert`.
     pub fn from_abar(abar: f64) -> Result<Self, ScheduleError> {
         if !(0.0..=1.0).contains(&abar) {
             return Err(parameter("NoiseLevel::from_abar", "abar", "in [0, 1]", abar));
@@ -32,6 +34,8 @@ impl NoiseLevel {
     ///
     /// # Errors
     /// If `log_abar` is positive or not a number.
+    ///
+    /// Verified by `views_invert`. Verified by `both_ends_are_accurate`.
     pub fn from_log_abar(log_abar: f64) -> Result<Self, ScheduleError> {
         // A plain `log_abar > 0.0` would let NaN through.
         if log_abar.is_nan() || log_abar > 0.0 {
@@ -44,6 +48,8 @@ impl NoiseLevel {
     ///
     /// # Errors
     /// If it is negative or not a number.
+    ///
+    /// Verified by `views_invert`.
     pub fn from_edm_sigma(edm_sigma: f64) -> Result<Self, ScheduleError> {
         if edm_sigma.is_nan() || edm_sigma < 0.0 {
             return Err(parameter("NoiseLevel::from_edm_sigma", "sigma", "in [0, inf]", edm_sigma));
@@ -59,6 +65,8 @@ impl NoiseLevel {
     ///
     /// # Errors
     /// If it is not a number.
+    ///
+    /// Verified by `views_invert`. Verified by `both_ends_are_accurate`.
     pub fn from_log_snr(log_snr: f64) -> Result<Self, ScheduleError> {
         if log_snr.is_nan() {
             return Err(parameter("NoiseLevel::from_log_snr", "log-SNR", "a number", log_snr));
@@ -77,27 +85,37 @@ impl NoiseLevel {
     }
 
     /// `alpha^2`, called `alphas_cumprod` in files.
+    ///
+    /// Verified by `views_invert`. Verified by `tables_agree_with_numpy`.
     pub fn abar(self) -> f64 {
         self.alpha * self.alpha
     }
 
     /// Signal-to-noise ratio `alpha^2 / sigma^2`, in [0, inf].
+    ///
+    /// Verified by `views_invert`.
     pub fn snr(self) -> f64 {
         let ratio = self.alpha / self.sigma;
         ratio * ratio
     }
 
     /// `ln(alpha^2 / sigma^2)`, in [-inf, inf].
+    ///
+    /// Verified by `views_invert`.
     pub fn log_snr(self) -> f64 {
         2.0 * (self.alpha.ln() - self.sigma.ln())
     }
 
     /// `sigma / alpha = sqrt((1 - abar) / abar)`, in [0, inf].
+    ///
+    /// Verified by `views_invert`.
     pub fn edm_sigma(self) -> f64 {
         self.sigma / self.alpha
     }
 
     /// Whether this level has strictly more noise than `other`.
+    ///
+    /// Verified by `tables_are_in_range`.
     pub fn noisier_than(self, other: Self) -> bool {
         self.sigma > other.sigma || (self.sigma == other.sigma && self.alpha < other.alpha)
     }

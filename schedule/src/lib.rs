@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod betas;
+mod consistency;
 pub mod ddim;
 mod error;
 pub mod forward;
 mod grid;
+pub mod kl;
 mod level;
 pub mod posterior;
 pub mod prediction;
@@ -18,6 +20,7 @@ mod table;
 mod timestep;
 
 pub use betas::BetaSchedule;
+pub use consistency::Preconditioning;
 pub use ddim::DdimCoefs;
 pub use error::ScheduleError;
 pub use forward::Transition;

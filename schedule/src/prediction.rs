@@ -36,6 +36,8 @@ pub struct Affine {
 
 impl Affine {
     /// The value for one element of `x_t` and of the prediction.
+    ///
+    /// Verified by `predictions_convert`.
     pub fn apply(self, x: f64, prediction: f64) -> f64 {
         self.of_x * x + self.of_prediction * prediction
     }
@@ -52,6 +54,8 @@ pub struct Mixture {
 
 impl Mixture {
     /// The value for one element of the data and of the noise.
+    ///
+    /// Verified by `predictions_convert`.
     pub fn apply(self, x0: f64, eps: f64) -> f64 {
         self.of_x0 * x0 + self.of_eps * eps
     }
@@ -116,6 +120,8 @@ impl Prediction {
     ///
     /// # Errors
     /// For the mean at a level that is no step of the schedule.
+    ///
+    /// Verified by `the_bridge_returns_x0`.
     pub fn posterior(self, schedule: &Schedule, level: NoiseLevel) -> Result<Option<Posterior>, ScheduleError> {
         if self != Self::Mean {
             return Ok(None);
@@ -138,6 +144,8 @@ impl Prediction {
     ///
     /// # Errors
     /// For the score where there is no noise, and for the mean without a posterior.
+    ///
+    /// Verified by `predictions_convert`. Verified by `score_is_a_gradient`.
     pub fn target(self, level: NoiseLevel, posterior: Option<&Posterior>) -> Result<Mixture, ScheduleError> {
         let (alpha, sigma) = (level.alpha(), level.sigma());
         let (of_x0, of_eps) = match self {
@@ -164,6 +172,8 @@ impl Prediction {
 /// # Errors
 /// If the conversion is singular (eps says nothing of `x_0` where `alpha = 0`, `x_0` nothing of eps where `sigma = 0`), or a
 /// mean comes without its posterior.
+///
+/// Verified by `predictions_convert`. Verified by `conversions_round_trip_or_are_singular`.
 pub fn convert(
     from: Prediction,
     to: Prediction,

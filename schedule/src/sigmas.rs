@@ -10,6 +10,8 @@ use crate::level::parameter;
 ///
 /// # Errors
 /// If `n` is 0 or above [`crate::Schedule::MAX_STEPS`], or `0 < sigma_min < sigma_max < inf` and `rho > 0` do not hold.
+///
+/// Verified by `karras_is_even_in_the_root`.
 pub fn karras_sigmas(sigma_min: f64, sigma_max: f64, rho: f64, n: usize) -> Result<Vec<f64>, ScheduleError> {
     const OPERATION: &str = "karras_sigmas";
     let highest = crate::Schedule::MAX_STEPS;

@@ -19,6 +19,8 @@ impl TimestepMapping {
     ///
     /// # Errors
     /// If the level lies outside steps 1..=T of the schedule: no network was trained there.
+    ///
+    /// Verified by `networks_see_the_right_number`.
     pub fn timestep(self, schedule: &Schedule, level: NoiseLevel) -> Result<f64, ScheduleError> {
         let t = schedule.t_of_level(level)?;
         if t < 1.0 - TOLERANCE {
@@ -33,6 +35,8 @@ impl TimestepMapping {
     }
 
     /// The number for a step `t` in [1, T].
+    ///
+    /// Verified by `networks_see_the_right_number`.
     pub fn of_step(self, t: f64) -> f64 {
         match self {
             Self::OneBased => t,

@@ -7,6 +7,9 @@ use proptest::prelude::*;
 use tweedie_schedule::forward::{q_between, q_sample, q_step};
 use tweedie_schedule::{BetaSchedule, NoiseLevel, Schedule, ScheduleError, TimestepMapping, Transition, karras_sigmas};
 
+/// What a family is linear in, as a function of beta.
+type Coordinate<'a> = &'a dyn Fn(f64) -> f64;
+
 proptest! {
     /// 1.1 composed t times is 1.2, for every schedule and every t.
     #[test]
@@ -43,20 +46,67 @@ proptest! {
         }
     }
 
-    /// Betas lie in (0, 1), abar decreases strictly from 1, and alpha^2 + sigma^2 = 1.
+    /// Betas lie in (0, 1), or the last is 1 if and only if it leaves no signal; abar and the log-SNR decrease strictly from 1
+    /// and infinity; alpha^2 + sigma^2 = 1. For every family, T, and the rescale to zero terminal SNR.
     #[test]
-    fn tables_are_in_range(rule in any_rule(), steps in 1..300_usize) {
-        let schedule = Schedule::new(&rule, steps).unwrap();
-        prop_assert_eq!(schedule.steps(), steps);
+    fn tables_are_in_range(schedule in any_schedule()) {
+        let steps = schedule.steps();
+        prop_assert_eq!((schedule.betas().len(), schedule.levels().len()), (steps, steps + 1));
         prop_assert_eq!(schedule.abar(0), 1.0);
         prop_assert_eq!(schedule.log_snr(0), f64::INFINITY);
         for t in 1..=steps {
-            prop_assert!(schedule.beta(t) > 0.0 && schedule.beta(t) < 1.0);
-            prop_assert!(schedule.level(t).noisier_than(schedule.level(t - 1)));
+            let (beta, level) = (schedule.beta(t), schedule.level(t));
+            prop_assert!(beta > 0.0 && (beta < 1.0 || (t == steps && beta == 1.0 && level == NoiseLevel::PURE_NOISE)));
+            prop_assert_eq!(beta, schedule.betas()[t - 1]);
+            prop_assert!(level.noisier_than(schedule.level(t - 1)));
+            prop_assert!(schedule.abar(t) < schedule.abar(t - 1) && schedule.abar(t) >= 0.0);
             prop_assert!(schedule.log_snr(t) < schedule.log_snr(t - 1));
-            let level = schedule.level(t);
             close(level.alpha().powi(2) + level.sigma().powi(2), 1.0, 1e-15, "norm")?;
         }
+    }
+
+    /// 1.3: the ends are those that were given, and between them each family is a straight line in its own coordinate.
+    #[test]
+    fn families_follow_their_definitions(start in 1e-5..1e-3_f64, end in 1e-3..0.05_f64, steps in 2..300_usize) {
+        let logit = |b: f64| { let u = (b - start) / (end - start); (u / (1.0 - u)).ln() };
+        let sigmoid = |r: f64| start + (end - start) / (1.0 + (-r).exp());
+        let families: [(&str, Coordinate, [f64; 2]); 5] = [
+            ("linear", &|b| b, [start, end]),
+            ("scaled-linear", &f64::sqrt, [start, end]),
+            ("sqrt", &|b| b * b, [start.sqrt(), end.sqrt()]),
+            ("sigmoid", &logit, [sigmoid(-6.0), sigmoid(6.0)]),
+            ("exponential", &f64::ln, [start, end]),
+        ];
+        for (name, coordinate, ends) in families {
+            let schedule = Schedule::new(&BetaSchedule::from_name(name, start, end).unwrap(), steps).unwrap();
+            close(schedule.beta(1) / ends[0], 1.0, 1e-13, name)?;
+            close(schedule.beta(steps) / ends[1], 1.0, 1e-13, name)?;
+            let (low, high) = (coordinate(schedule.beta(1)), coordinate(schedule.beta(steps)));
+            for t in 1..=steps {
+                let line = low + (high - low) * (t - 1) as f64 / (steps - 1) as f64;
+                close(coordinate(schedule.beta(t)), line, 1e-10, name)?;
+            }
+            // A single step takes the first end.
+            let one = Schedule::new(&BetaSchedule::from_name(name, start, end).unwrap(), 1).unwrap();
+            close(one.beta(1) / ends[0], 1.0, 1e-13, name)?;
+        }
+    }
+
+    /// 1.3, cosine: abar_t = f(t) / f(0) as long as no beta is cut off, and max_beta from the first that is.
+    #[test]
+    fn cosine_follows_its_definition(s in 0.0..0.1_f64, max_beta in 0.5..0.9999_f64, steps in 1..300_usize) {
+        let schedule = Schedule::new(&BetaSchedule::Cosine { s, max_beta }, steps).unwrap();
+        let f = |t: usize| ((t as f64 / steps as f64 + s) / (1.0 + s) * std::f64::consts::FRAC_PI_2).cos().powi(2);
+        let mut cut = false;
+        for t in 1..=steps {
+            cut |= 1.0 - f(t) / f(t - 1) > max_beta;
+            if cut {
+                prop_assert!(schedule.beta(t) == max_beta, "b_{} = {}", t, schedule.beta(t));
+            } else {
+                prop_assert!((schedule.abar(t) - f(t) / f(0)).abs() < 1e-12, "abar_{} = {}", t, schedule.abar(t));
+            }
+        }
+        prop_assert!(cut, "f(T) is 0, so the last beta is always cut off");
     }
 
     /// log-SNR, SNR, EDM sigma, abar and ln abar are views of one level.

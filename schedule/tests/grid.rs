@@ -72,6 +72,43 @@ proptest! {
     }
 }
 
+/// Every spacing, every T up to 64 and every K from 1 to T, and every offset of the leading spacing that fits; those that do
+/// not are refused.
+#[test]
+fn every_small_grid_is_in_range() {
+    for train_steps in 1..=64_usize {
+        for count in 1..=train_steps {
+            for spacing in ALL {
+                let grid = StepGrid::new(train_steps, count, spacing, 0).unwrap();
+                let steps = grid.steps();
+                assert_eq!((steps.len(), grid.train_steps(), grid.final_step()), (count, train_steps, 0));
+                assert!(steps.windows(2).all(|pair| pair[1] < pair[0]), "{train_steps} {count} {spacing:?}: {steps:?}");
+                assert!(steps[0] <= train_steps && steps[count - 1] >= 1, "{train_steps} {count} {spacing:?}");
+            }
+            let stride = train_steps / count;
+            for offset in 0..=train_steps {
+                let highest = (count - 1) * stride + offset + 1;
+                match StepGrid::new(train_steps, count, Spacing::Leading, offset) {
+                    Ok(grid) => {
+                        let expected: Vec<usize> = (0..count).rev().map(|j| j * stride + offset + 1).collect();
+                        assert_eq!(grid.steps(), expected);
+                        assert!(highest <= train_steps);
+                    }
+                    Err(error) => {
+                        assert!(highest > train_steps, "{train_steps} {count} {offset}: {error}");
+                        assert!(matches!(error, ScheduleError::GridRange { position: 0, .. }));
+                    }
+                }
+                // The offset shifts the leading spacing alone.
+                for spacing in [Spacing::Linspace, Spacing::Trailing] {
+                    let shifted = StepGrid::new(train_steps, count, spacing, offset).unwrap();
+                    assert_eq!(shifted, StepGrid::new(train_steps, count, spacing, 0).unwrap());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn grids_are_checked() {
     assert!(matches!(

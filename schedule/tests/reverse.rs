@@ -6,8 +6,9 @@ use common::{any_level, any_schedule, close, two_levels};
 use proptest::prelude::*;
 use tweedie_schedule::ddim::ddim_coefs;
 use tweedie_schedule::forward::{q_between, q_sample};
+use tweedie_schedule::kl::normal_kl;
 use tweedie_schedule::{
-    BetaSchedule, NoiseLevel, Posterior, Prediction, Schedule, ScheduleError, Variance, prediction,
+    BetaSchedule, NoiseLevel, Posterior, Preconditioning, Prediction, Schedule, ScheduleError, Variance, prediction,
 };
 
 const ALL: [Prediction; 5] = [Prediction::Eps, Prediction::X0, Prediction::V, Prediction::Score, Prediction::Mean];
@@ -121,6 +122,135 @@ proptest! {
         }
     }
 
+    /// There and back is the identity for every pair of predictions, at any level including the ends; where one of the two
+    /// conversions has no answer it is a typed error, and exactly where `x_t` and the prediction do not say both unknowns.
+    #[test]
+    fn conversions_round_trip_or_are_singular(
+        level in prop_oneof![
+            4 => any_level(),
+            1 => Just(NoiseLevel::PURE_NOISE),
+            1 => Just(NoiseLevel::CLEAN),
+        ],
+        x in -3.0..3.0_f64,
+        given in -3.0..3.0_f64,
+        gap in 0.1..5.0_f64,
+    ) {
+        let less = NoiseLevel::from_log_snr(level.log_snr().clamp(-14.0, 14.0) + gap).unwrap();
+        let posterior = (level != NoiseLevel::CLEAN).then(|| Posterior::between(less, level).unwrap());
+        let (alpha, sigma) = (level.alpha(), level.sigma());
+        for from in ALL {
+            // Whether the prediction exists, and tells eps and x_0 apart together with x_t.
+            let exists = |p| p != Prediction::Score || sigma > 0.0;
+            let tells = match from {
+                Prediction::Eps | Prediction::Score => alpha > 0.0,
+                Prediction::X0 | Prediction::Mean => sigma > 0.0,
+                _ => true,
+            };
+            for to in ALL {
+                let map = prediction::convert(from, to, level, posterior.as_ref());
+                if posterior.is_none() && (from == Prediction::Mean || to == Prediction::Mean) {
+                    prop_assert!(map.is_err(), "{} to {}", from.name(), to.name());
+                    continue;
+                }
+                let noise_alone = |p| p == Prediction::Eps || p == Prediction::Score;
+                let same = from == to || (noise_alone(from) && noise_alone(to));
+                // Without signal, v is eps and the mean has no term of its own in x_0 but the posterior's.
+                let answered = exists(from) && exists(to) && (same || tells);
+                prop_assert!(map.is_ok() == answered, "{} to {} at {:?}: {:?}", from.name(), to.name(), level, map);
+                let Ok(map) = map else {
+                    let singular = matches!(map, Err(ScheduleError::Singular { .. }));
+                    prop_assert!(singular, "{} to {}: {:?}", from.name(), to.name(), map);
+                    continue;
+                };
+                let Ok(back) = prediction::convert(to, from, level, posterior.as_ref()) else { continue };
+                let there = map.apply(x, given);
+                let size = 1.0 + (back.of_x * x).abs() + back.of_prediction.abs() * (
+                    (map.of_x * x).abs() + (map.of_prediction * given).abs()
+                );
+                let error = (back.apply(x, there) - given).abs();
+                prop_assert!(error < 1e-13 * size, "{} to {} and back: off by {:e}", from.name(), to.name(), error);
+            }
+        }
+    }
+
+    /// 4.2: the forms of L_{t-1} are equal, for errors of any size in x_0 and every prediction's own weight; the weights are
+    /// the formulas of Ho 2020 (the coefficient of x_0 squared).
+    #[test]
+    fn kl_forms_are_equal(
+        (s, t) in two_levels(0.1), x0 in -2.0..2.0_f64, eps in -3.0..3.0_f64, wrong in 0.1..2.0_f64, variance in 1e-3..2.0_f64,
+    ) {
+        let posterior = Posterior::between(s, t).unwrap();
+        let xt = q_sample(t).apply(x0, eps);
+        let difference = posterior.mean(xt, x0) - posterior.mean(xt, x0 + wrong);
+        let expected = difference * difference / (2.0 * variance);
+        for form in ALL {
+            let map = prediction::convert(Prediction::X0, form, t, Some(&posterior)).unwrap();
+            // The difference of the two predictions: the term in x_t cancels.
+            let error = map.of_prediction * wrong;
+            let found = posterior.kl_weight(form, variance).unwrap() * error * error;
+            prop_assert!((found / expected - 1.0).abs() < 1e-9, "{}: {} instead of {}", form.name(), found, expected);
+        }
+        let (a, rest) = (t.abar() / s.abar(), t.sigma().powi(2));
+        let b = posterior.beta();
+        let of_x0 = s.abar() * b * b / (rest * rest) / (2.0 * variance);
+        let of_eps = b * b / (rest * a) / (2.0 * variance);
+        prop_assert!((posterior.kl_weight(Prediction::X0, variance).unwrap() / of_x0 - 1.0).abs() < 1e-9);
+        prop_assert!((posterior.kl_weight(Prediction::Eps, variance).unwrap() / of_eps - 1.0).abs() < 1e-9);
+    }
+
+    /// The divergence of two normals is the integral of q ln(q / p), by the trapezoid rule; its part in the means is the term
+    /// that 4.2 weighs.
+    #[test]
+    fn normal_kl_is_the_integral(
+        mean_q in -2.0..2.0_f64, mean_p in -2.0..2.0_f64, ln_q in -3.0..2.0_f64, ln_p in -3.0..2.0_f64,
+    ) {
+        let (var_q, var_p) = (ln_q.exp(), ln_p.exp());
+        let found = normal_kl(mean_q, var_q, mean_p, var_p).unwrap();
+        let step = 0.05 * var_q.sqrt();
+        let integral: f64 = (-240..=240)
+            .map(|i| mean_q + step * f64::from(i))
+            .map(|x| (log_normal(x, mean_q, var_q), log_normal(x, mean_p, var_p)))
+            .map(|(q, p)| step * q.exp() * (q - p))
+            .sum();
+        close(found, integral, 1e-10, "KL")?;
+        let centred = normal_kl(mean_q, var_q, mean_q, var_p).unwrap();
+        close(found - centred, (mean_q - mean_p).powi(2) / (2.0 * var_p), 1e-12, "KL of the means")?;
+        prop_assert_eq!(normal_kl(mean_q, var_q, mean_q, var_q).unwrap(), 0.0);
+    }
+
+    /// 6.3: f(x, sigma_min) = x whatever the network says, and Song's coefficients above.
+    #[test]
+    fn consistency_models_start_at_the_identity(
+        min in 0.001..1.0_f64, above in 0.0..80.0_f64, data in 0.1..2.0_f64, x in -80.0..80.0_f64, output in -10.0..10.0_f64,
+    ) {
+        let at_min = Preconditioning::consistency(min, min, data).unwrap();
+        prop_assert_eq!(at_min.apply(x, output), x);
+        let sigma = min + above;
+        let c = Preconditioning::consistency(sigma, min, data).unwrap();
+        let (shifted, both) = ((sigma - min).powi(2), sigma * sigma + data * data);
+        close(c.c_skip, data * data / (shifted + data * data), 1e-13, "c_skip")?;
+        close(c.c_out, data * (sigma - min) / both.sqrt(), 1e-13, "c_out")?;
+        close(c.c_in, 1.0 / both.sqrt(), 1e-13, "c_in")?;
+        close(c.apply(x, output), c.c_skip * x + c.c_out * output, 1e-15, "f")?;
+    }
+
+    /// Karras 2022, appendix B.6: the network's input and its target have the variance 1, and c_skip makes c_out smallest.
+    #[test]
+    fn edm_preconditioning_has_unit_variance(ln_sigma in -6.0..5.0_f64, data in 0.1..2.0_f64, other in -0.5..0.5_f64) {
+        let sigma = ln_sigma.exp();
+        let c = Preconditioning::edm(sigma, data).unwrap();
+        let variance = sigma * sigma + data * data;
+        close(c.c_in.powi(2) * variance, 1.0, 1e-12, "the input's variance")?;
+        // x_0 - c_skip (x_0 + sigma eps) is what c_out F has to be.
+        let target = |skip: f64| ((1.0 - skip) * data).powi(2) + (skip * sigma).powi(2);
+        close(c.c_out.powi(2) / target(c.c_skip), 1.0, 1e-9, "the target's variance")?;
+        prop_assert!(target(c.c_skip + other) >= target(c.c_skip));
+        // The same estimate as the posterior mean of N(0, sigma_data^2) data, where the best network returns 0.
+        let level = NoiseLevel::from_edm_sigma(sigma).unwrap();
+        let gain = level.alpha() * data * data / (level.abar() * data * data + level.sigma().powi(2));
+        close(c.c_skip, gain * level.alpha(), 1e-12, "c_skip")?;
+    }
+
     /// The score is the gradient of ln q(x_t | x_0), by finite differences: -eps / sigma, not -eps / sigma^2.
     #[test]
     fn score_is_a_gradient(level in any_level(), x0 in -2.0..2.0_f64, eps in -3.0..3.0_f64) {
@@ -200,6 +330,31 @@ fn singular_conversions_are_typed_errors() {
     assert_eq!((standing.coef_x0(), standing.coef_xt(), standing.variance()), (0.0, 1.0, 0.0));
     assert!(Posterior::between(noise, level).is_err() && Posterior::between(clean, clean).is_err());
     assert!(Posterior::between(level, noise).unwrap().mean_from_eps().is_err());
+}
+
+#[test]
+fn divergences_and_preconditioning_are_checked() {
+    for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(matches!(normal_kl(0.0, bad, 0.0, 1.0), Err(ScheduleError::Parameter { .. })), "{bad}");
+        assert!(matches!(normal_kl(0.0, 1.0, 0.0, bad), Err(ScheduleError::Parameter { .. })), "{bad}");
+        let posterior = Schedule::from_betas(vec![0.1, 0.2]).unwrap().posterior(2);
+        assert!(matches!(posterior.kl_weight(Prediction::X0, bad), Err(ScheduleError::Parameter { .. })), "{bad}");
+        assert!(Preconditioning::edm(1.0, bad).is_err(), "{bad}");
+    }
+    // Where all signal is lost, x_0, v and the mean still have weights, and eps and the score have none.
+    let last = Schedule::from_betas(vec![0.1, 1.0]).unwrap().posterior(2);
+    for (form, is_known) in
+        [(Prediction::Eps, false), (Prediction::Score, false), (Prediction::X0, true), (Prediction::V, true)]
+    {
+        assert_eq!(last.kl_weight(form, 1.0).is_ok(), is_known, "{}", form.name());
+    }
+    // Nearly equal variances keep their digits: the divergence is (v - 1)^2 / 4.
+    let tiny = normal_kl(0.0, 1.0 + 1e-6, 0.0, 1.0).unwrap();
+    assert!((tiny / 2.5e-13 - 1.0).abs() < 1e-5, "{tiny:e}");
+    for (sigma, min) in [(-0.1, 0.0), (0.1, 0.2), (f64::NAN, 0.0), (f64::INFINITY, 0.0), (1.0, -1.0), (1.0, f64::NAN)] {
+        assert!(Preconditioning::consistency(sigma, min, 0.5).is_err(), "{sigma} {min}");
+    }
+    assert_eq!(Preconditioning::edm(0.0, 0.5).unwrap(), Preconditioning { c_skip: 1.0, c_out: 0.0, c_in: 2.0 });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use tweedie_checkpoint::ModelKind;
-use tweedie_denoiser::{Component, DenoiserError, Mean, MixtureOracle, Noise, Purpose};
+use tweedie_denoiser::{DenoiserError, MixtureOracle, Noise, Purpose};
 use tweedie_samplers::{Clip, Plan, SamplerError, SchedulerSpec, SolverSpec};
 use tweedie_schedule::{BetaSchedule, Prediction, ScheduleError, Spacing};
 
@@ -300,10 +300,7 @@ pub fn check_record(shape: [usize; 4], draws: usize) -> Result<()> {
 /// If the plan cannot be run at all; the message names the file and the key that are to blame, where there is one.
 pub fn draws(model: &Loaded, spec: &SchedulerSpec, steps: usize) -> Result<usize> {
     let mut plan = spec.plan(steps).map_err(|e| refused(model, steps, e))?;
-    let trial = MixtureOracle::new(
-        [1, 1, 1],
-        vec![Component { weight: 1.0, mean: Mean::Constant(0.0), std: 1.0, label: None }],
-    )?;
+    let trial = MixtureOracle::gaussian([1, 1, 1], 0.0, 1.0)?;
     let counter = Counter::default();
     let Plan { grid, schedule, solver, .. } = &mut plan;
     let shape = [1, 1, 1, 1];

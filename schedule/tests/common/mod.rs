@@ -16,11 +16,15 @@ pub fn any_rule() -> impl Strategy<Value = BetaSchedule> {
     ]
 }
 
-/// Any schedule, with or without zero terminal SNR.
+/// Any schedule, of a rule or of a table in no order, with or without zero terminal SNR.
 pub fn any_schedule() -> impl Strategy<Value = Schedule> {
-    (any_rule(), 1..200_usize, any::<bool>()).prop_map(|(rule, steps, rescale)| {
-        let schedule = Schedule::new(&rule, steps).unwrap();
-        if rescale && steps > 1 { schedule.rescaled_zero_terminal_snr().unwrap() } else { schedule }
+    let tables = prop::collection::vec(1e-5..0.2_f64, 1..200).prop_map(|betas| {
+        let steps = betas.len();
+        Schedule::new(&BetaSchedule::Custom(betas), steps).unwrap()
+    });
+    let ruled = (any_rule(), 1..200_usize).prop_map(|(rule, steps)| Schedule::new(&rule, steps).unwrap());
+    (prop_oneof![4 => ruled, 1 => tables], any::<bool>()).prop_map(|(schedule, rescale)| {
+        if rescale && schedule.steps() > 1 { schedule.rescaled_zero_terminal_snr().unwrap() } else { schedule }
     })
 }
 
