@@ -58,6 +58,8 @@ pub struct LoadedOracle {
     pub name: String,
     /// The denoiser.
     pub oracle: MixtureOracle,
+    /// What it is made of.
+    pub components: Vec<Component>,
     /// Every label of a component, in ascending order.
     pub labels: Vec<usize>,
 }
@@ -291,7 +293,7 @@ fn open_oracle(path: &Path) -> Result<LoadedOracle> {
         std: c.std,
         label: c.label,
     };
-    let components = file.components.into_iter().map(component).collect();
-    let oracle = MixtureOracle::new(file.shape, components).with_context(|| name.clone())?;
-    Ok(LoadedOracle { name, oracle, labels })
+    let components: Vec<Component> = file.components.into_iter().map(component).collect();
+    let oracle = MixtureOracle::new(file.shape, components.clone()).with_context(|| name.clone())?;
+    Ok(LoadedOracle { name, oracle, components, labels })
 }

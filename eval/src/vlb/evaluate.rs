@@ -16,8 +16,9 @@ const DOMAIN: &str = "eval/steps";
 pub enum Steps {
     /// Every one: T calls of the model for each sample.
     All,
-    /// One uniformly drawn step out of each of `per_sample` strata of `2..=T`, as equal as whole numbers allow; a term counts
-    /// as many times as its stratum has steps, so the sum is unbiased. `per_sample + 1` calls for each sample.
+    /// One uniformly drawn step out of each of `per_sample` strata of `2..=T`; a term counts as many times as its stratum has
+    /// steps, so the sum is unbiased. `per_sample + 1` calls for each sample. The strata are as equal in `ln t` as whole
+    /// numbers allow, because the terms fall about as `1 / t`: equal ones in `t` have a many times larger variance.
     Stratified {
         /// Number of strata, 1 to T - 1.
         per_sample: usize,
@@ -49,8 +50,16 @@ impl Steps {
                 remedy: "take fewer, or every step",
             });
         }
-        let start = |j: usize| 2 + j * steps / count;
-        Ok((0..count).map(|j| (start(j), start(j + 1) - start(j))).collect())
+        let (mut first, end) = (2, train_steps + 1);
+        let mut strata = Vec::with_capacity(count);
+        for left in (1..=count).rev() {
+            // The next of `left` equal ratios from here to the end, and one step at least.
+            let ratio = (end as f64 / first as f64).powf((left as f64).recip());
+            let next = (first + 1).max((first as f64 * ratio).round() as usize);
+            strata.push((first, next - first));
+            first = next;
+        }
+        Ok(strata)
     }
 }
 
@@ -179,4 +188,42 @@ pub fn evaluate(
         terms.push(Term { t, estimate: Estimate::of(&of_step) });
     }
     Ok(VlbReport { dims: c * h * w, samples: bounds, terms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strata(train_steps: usize, per_sample: usize) -> Vec<(usize, usize)> {
+        Steps::Stratified { per_sample }.strata(train_steps).unwrap()
+    }
+
+    #[test]
+    fn strata_tile_the_steps() {
+        for train_steps in (1..40).chain([100, 999, 1000]) {
+            for per_sample in 1..train_steps.min(60) {
+                let strata = strata(train_steps, per_sample);
+                assert_eq!(strata.len(), per_sample);
+                let mut next = 2;
+                for (first, size) in strata {
+                    assert!(first == next && size > 0, "T = {train_steps}, {per_sample} strata");
+                    next = first + size;
+                }
+                assert_eq!(next, train_steps + 1, "T = {train_steps}, {per_sample} strata");
+            }
+            let singles: Vec<(usize, usize)> = (2..=train_steps).map(|t| (t, 1)).collect();
+            assert_eq!(Steps::All.strata(train_steps).unwrap(), singles);
+            if train_steps > 1 {
+                assert_eq!(strata(train_steps, train_steps - 1), singles);
+            }
+        }
+    }
+
+    #[test]
+    fn strata_are_equal_in_the_logarithm() {
+        // 2, 20, 200, 2000: thirds of three decades.
+        assert_eq!(strata(1999, 3), [(2, 18), (20, 180), (200, 1800)]);
+        // Where the equal ratio is less than a step, a step it is, and the rest is divided anew.
+        assert_eq!(strata(24, 5), [(2, 1), (3, 2), (5, 4), (9, 6), (15, 10)]);
+    }
 }
