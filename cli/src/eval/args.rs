@@ -45,7 +45,7 @@ pub struct EvalArgs {
     /// The condition: each sample's own label, or none [default: own, where data and network have labels]
     #[arg(long, value_name = "WHICH", value_enum)]
     pub labels: Option<LabelChoice>,
-    /// Random steps for each sample, one out of each of K equal parts of the process; unbiased
+    /// Random steps for each sample, one out of each of K parts of the process, which are longer the later; unbiased
     /// [default: 20 for a network]
     #[arg(long, value_name = "K", conflicts_with = "all_steps")]
     pub steps_per_image: Option<NonZeroUsize>,
