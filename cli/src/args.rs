@@ -24,6 +24,7 @@ Examples:
   tweedie sample --labels 3,7 --per-label 4       four threes and four sevens
   tweedie train --data mnist                      train the next one, and watch it
   tweedie inspect                                 the layers of the bundled model
+  tweedie eval                                    how likely it finds MNIST's test images
   tweedie schedule --schedule cosine              the noise levels of a schedule
 
 `tweedie COMMAND --help` explains each command.")]

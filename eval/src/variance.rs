@@ -83,7 +83,8 @@ fn first(rule: Variance, schedule: &Schedule, decoder: &Decoder) -> Result<f64, 
 /// With it and the exact denoiser the reverse process is the forward process reversed (Ho 2020, section 3.2, has the cases
 /// `v = 1`, which is `b`, and `v = 0`, which is `b~`). `level` is that of `x_t`.
 ///
-/// Verified by `exact_variance_between_its_limits` and `exact_variance_closes_the_bound`.
+/// Verified by `exact_variance_between_its_limits`.
+/// Verified by `exact_variance_closes_the_bound`.
 pub fn exact_gaussian_variance(posterior: &Posterior, level: NoiseLevel, data_variance: f64) -> f64 {
     let (signal, noise) = (level.abar(), level.sigma() * level.sigma());
     let of_x0 = data_variance * noise / (signal * data_variance + noise);

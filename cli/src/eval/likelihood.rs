@@ -190,7 +190,7 @@ fn by_ode(
     };
     let (sigma_min, sigma_max) = if is_network { trained(schedule) } else { ORACLE_SIGMAS };
     let steps = args.ode_steps.map_or(if is_network { ODE_STEPS } else { ODE_STEPS_EXACT }, Into::into);
-    let ode = Ode { sigma_min, sigma_max, steps, trace, reach: if is_network { 0.05 } else { 1e-4 } };
+    let ode = Ode { sigma_min, sigma_max, steps, trace, reach: if is_network { 3e-3 } else { 1e-4 } };
     let bar = console::progress(common, (count * ode.calls(dims)) as u64, "network calls");
     bar.set_message(format!("ODE on {count} samples"));
     let mut found = Vec::with_capacity(count);

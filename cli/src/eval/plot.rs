@@ -52,6 +52,7 @@ fn draw(svg: &mut String, terms: &[(usize, f64)], last: usize, title: &str) -> R
     let mut chart = ChartBuilder::on(&root)
         .caption(title, ("sans-serif", 20))
         .margin(14)
+        .margin_right(34)
         .x_label_area_size(46)
         .y_label_area_size(84)
         .build_cartesian_2d(

@@ -104,7 +104,8 @@ fn of_ode(ode: &OdeResult, pixels: bool) -> String {
         Trace::Hutchinson { probes, .. } => {
             let error =
                 ode.probe_error.map_or_else(String::new, |e| format!(", which leave ± {e:.3} nats of the mean"));
-            format!("{probes} probes for each sample{error}")
+            let plural = if probes == 1 { "" } else { "s" };
+            format!("{probes} probe{plural} for each sample{error}")
         }
     };
     let pixels = if pixels {

@@ -27,7 +27,8 @@ impl Bound {
     /// # Errors
     /// As [`Bound::term`]; or if the source has no such noise.
     ///
-    /// Verified by `log_ratios_of_a_path_are_equal` and `log_ratio_of_an_exact_reversal_is_the_density`.
+    /// Verified by `log_ratios_of_a_path_are_equal`.
+    /// Verified by `log_ratio_of_an_exact_reversal_is_the_density`.
     pub fn log_ratio(
         &self,
         model: &dyn Denoiser,
