@@ -133,6 +133,14 @@ fn a_network_is_evaluated_on_pixels() {
     let large = run("--data bytes.npy --variance large");
     assert_eq!(large["metrics"]["nll"]["bound"]["nats"]["prior"], all["metrics"]["nll"]["bound"]["nats"]["prior"]);
     assert_ne!(large["metrics"]["nll"]["bound"]["nats"]["steps"], all["metrics"]["nll"]["bound"]["nats"]["steps"]);
+    // So is one whose sampler does not clip the estimate of x_0, as that of this untrained network needs.
+    let mut config = ddpm_config();
+    config["clip_sample"] = json!(false);
+    write_residual(&bench.path("free"), &network(&residual_config(), |_, _| {}), &config);
+    let free = document(&bench, "eval --model free --seed 3 --json --data bytes.npy");
+    assert_eq!(free["process"]["clip"], Value::Null);
+    let steps = |document: &Value| number(document, "/metrics/nll/bound/nats/steps/mean");
+    assert!(steps(&free) > 1.01 * steps(&all), "{} against {}", steps(&free), steps(&all));
     // The ODE, on a random part of the data.
     let ode = run("--data bytes.npy --limit 2 --ode --probes 2 --ode-steps 6");
     assert_eq!((&ode["data"]["samples"], &ode["data"]["available"]), (&json!(2), &json!(8)));

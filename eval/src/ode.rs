@@ -84,22 +84,30 @@ impl Ode {
     }
 
     fn check(&self) -> Result<(), EvalError> {
-        let wrong = |what, expected: &str, found: String| {
-            let (operation, remedy) = ("probability-flow ODE", "change it");
+        let wrong = |what, expected: &str, found: String, remedy| {
+            let operation = "probability-flow ODE";
             Err(EvalError::Parameter { operation, what, expected: expected.to_owned(), found, remedy })
         };
         if !(self.sigma_min > 0.0 && self.sigma_min < self.sigma_max && self.sigma_max.is_finite()) {
             let found = format!("{} to {}", self.sigma_min, self.sigma_max);
-            return wrong("the noise levels", "above 0, ascending and finite", found);
+            return wrong(
+                "the noise levels",
+                "above 0, ascending and finite",
+                found,
+                "take those of a schedule, or 1e-4 and 1e7",
+            );
         }
         if self.steps == 0 {
-            return wrong("the number of steps", "1 or more", "0".to_owned());
+            return wrong("the number of steps", "1 or more", "0".to_owned(), "50 are enough for images");
         }
         if !(self.reach > 0.0 && self.reach.is_finite()) {
-            return wrong("the reach of the differences", "above 0 and finite", self.reach.to_string());
+            let found = self.reach.to_string();
+            return wrong("the reach of the differences", "above 0 and finite", found, "1e-4 suits models in f64");
         }
         match self.trace {
-            Trace::Hutchinson { probes: 0, .. } => wrong("the number of probes", "1 or more", "0".to_owned()),
+            Trace::Hutchinson { probes: 0, .. } => {
+                wrong("the number of probes", "1 or more", "0".to_owned(), "or take the exact trace")
+            }
             _ => Ok(()),
         }
     }
