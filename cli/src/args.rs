@@ -11,6 +11,7 @@ use tweedie_schedule::{BetaSchedule, Prediction, Spacing};
 use crate::bench::BenchArgs;
 use crate::console;
 use crate::convert::ConvertArgs;
+use crate::eval::EvalArgs;
 use crate::labels::LabelList;
 use crate::train::TrainArgs;
 
@@ -23,6 +24,7 @@ Examples:
   tweedie sample --labels 3,7 --per-label 4       four threes and four sevens
   tweedie train --data mnist                      train the next one, and watch it
   tweedie inspect                                 the layers of the bundled model
+  tweedie eval                                    how likely it finds MNIST's test images
   tweedie schedule --schedule cosine              the noise levels of a schedule
 
 `tweedie COMMAND --help` explains each command.")]
@@ -61,6 +63,8 @@ pub enum Command {
     Schedule(ScheduleArgs),
     /// Store a model in another number type
     Convert(ConvertArgs),
+    /// Say how likely a model finds data: bits per dimension
+    Eval(Box<EvalArgs>),
     /// Time a model on this machine, forward or in training
     Bench(BenchArgs),
 }
@@ -257,12 +261,12 @@ pub struct ScheduleArgs {
 }
 
 /// One of a comma-separated list of names.
-fn names(list: &'static str) -> impl TypedValueParser<Value = String> {
+pub fn names(list: &'static str) -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(list.split(", "))
 }
 
 /// The names of predictions, and those that diffusers has for them.
-fn prediction_names() -> impl TypedValueParser<Value = String> {
+pub fn prediction_names() -> impl TypedValueParser<Value = String> {
     let value = |name: &'static str| {
         let own = Prediction::from_name(name).ok();
         match own.and_then(Prediction::config_name) {
@@ -334,7 +338,7 @@ fn safetensors_path(text: &str) -> Result<PathBuf, String> {
     path_with_suffix(text, &["safetensors"])
 }
 
-fn svg_path(text: &str) -> Result<PathBuf, String> {
+pub fn svg_path(text: &str) -> Result<PathBuf, String> {
     path_with_suffix(text, &["svg"])
 }
 

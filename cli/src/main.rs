@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod axis;
 mod bench;
 mod console;
 mod convert;
+mod eval;
 mod inspect;
 mod labels;
 mod model;
@@ -45,6 +47,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Schedule(args) => schedule::run(args, common),
         Command::Convert(args) => convert::run(args, common),
+        Command::Eval(args) => eval::run(args, common),
         Command::Bench(args) => bench::run(args, common),
     }
 }

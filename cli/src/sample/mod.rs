@@ -25,11 +25,7 @@ use crate::picture;
 
 use noise::NoiseFile;
 use output::Output;
-
-/// Memory for the activations of one batch, unless told otherwise.
-const BATCH_BYTES: usize = 256 << 20;
-/// The largest batch, unless told otherwise: beyond it nothing becomes faster.
-const BATCH: usize = 32;
+pub use output::check_directory;
 
 /// Runs the command.
 ///
@@ -64,7 +60,7 @@ pub fn run(args: &SampleArgs, common: &Common) -> Result<()> {
     };
 
     let job = Job { model: &model, spec: &spec, steps, arrangement: &arrangement, guidance, shape };
-    let batch = args.batch.map_or_else(|| job.default_batch(), Into::into);
+    let batch = args.batch.map_or_else(|| plan::batch(&model, shape), Into::into);
     let (samples, recorded) = if args.save_noise.is_some() {
         let recording = RecordingNoise::new(noise, shape);
         let samples = job.draw(&recording, batch, common)?;
@@ -114,18 +110,6 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// As many images as fit the memory for activations.
-    fn default_batch(&self) -> usize {
-        let [_, c, h, w] = self.shape;
-        let values = match self.model {
-            Loaded::Network(model) => {
-                model.network.summary(h, w).layers.iter().map(|layer| layer.output.iter().product::<usize>()).sum()
-            }
-            Loaded::Oracle(_) => c * h * w,
-        };
-        (BATCH_BYTES / (4 * values).max(1)).clamp(1, BATCH)
-    }
-
     /// Draws every image, `batch` at once; images are keyed by their number, so batches do not show in the result.
     fn draw(&self, noise: &dyn Noise, batch: usize, common: &Common) -> Result<Array4<f32>> {
         let [count, c, h, w] = self.shape;

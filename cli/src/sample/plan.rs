@@ -21,6 +21,10 @@ const PER_LABEL: usize = 8;
 const UNLABELLED: usize = 16;
 /// Sampling steps of solvers that may leave out steps of the process.
 const STEPS: usize = 25;
+/// Memory for the activations of one batch, unless told otherwise.
+const BATCH_BYTES: usize = 256 << 20;
+/// The largest batch, unless told otherwise: beyond it nothing becomes faster.
+const BATCH: usize = 32;
 /// The most images that one run draws.
 const MOST_IMAGES: usize = 1 << 22;
 /// The most numbers that one run draws (1 GiB as f32).
@@ -274,6 +278,17 @@ pub fn shape(model: &Loaded, count: usize, size: Option<[usize; 2]>) -> Result<[
             MOST_VALUES / (c * h * w).max(1)
         ))),
     }
+}
+
+/// How many images of `shape` `[N, C, H, W]` are computed at once: as many as fit the memory for activations.
+pub fn batch(model: &Loaded, [_, c, h, w]: [usize; 4]) -> usize {
+    let values = match model {
+        Loaded::Network(model) => {
+            model.network.summary(h, w).layers.iter().map(|layer| layer.output.iter().product::<usize>()).sum()
+        }
+        Loaded::Oracle(_) => c * h * w,
+    };
+    (BATCH_BYTES / (4 * values).max(1)).clamp(1, BATCH)
 }
 
 /// Whether the noise of a run can be kept in memory, to be saved.

@@ -1,0 +1,148 @@
+//! The command line of `tweedie eval`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use tweedie_data::Split;
+use tweedie_schedule::Variance;
+
+use crate::args::{ModelArg, ProcessArgs, names, prediction_names, svg_path};
+use crate::console;
+
+/// `tweedie eval`.
+#[derive(Args, Clone, Debug)]
+#[command(allow_negative_numbers = true)]
+#[command(after_help = "\
+Examples:
+  tweedie eval                                        bits per dimension of the bundled model on MNIST's test images
+  tweedie eval --limit 50 --all-steps --plot nll.svg  every step of 50 images, and a plot of the terms
+  tweedie eval --labels none --json                   without labels, as one JSON document
+  tweedie eval --limit 4 --ode --probes 4             the probability-flow ODE beside the bound
+  tweedie eval --model oracle.json --ode              an exact denoiser: bound, ODE and the exact value
+
+The bound is that of ancestral sampling with every step of the model's process: L_T + sum of L_(t-1) + L_0, an upper bound of
+the negative log-likelihood (Ho 2020). Pixels are decoded into 256 bins; an oracle's numbers have a density.")]
+pub struct EvalArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Data: mnist, a folder of IDX files, or numbers `[N,C,H,W]` in the model's range as .npy
+    /// [default: mnist for a network of its shape; an oracle draws its own]
+    #[arg(long, value_name = "D")]
+    pub data: Option<String>,
+    /// What is computed, separated by commas; nll is the negative log-likelihood (fid and accuracy are not there yet)
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "nll", value_parser = names("nll, fid, accuracy"))]
+    pub metrics: Vec<String>,
+    /// Which part of the data [default: test]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub split: Option<SplitName>,
+    /// Samples at most: a random part of the data, chosen with the seed
+    /// [default: 500 images, 8 with --ode; 1000 draws of an oracle]
+    #[arg(long, value_name = "N")]
+    pub limit: Option<NonZeroUsize>,
+    /// The condition: each sample's own label, or none [default: own, where data and network have labels]
+    #[arg(long, value_name = "WHICH", value_enum)]
+    pub labels: Option<LabelChoice>,
+    /// Random steps for each sample, one out of each of K parts of the process, which are longer the later; unbiased
+    /// [default: 20 for a network]
+    #[arg(long, value_name = "K", conflicts_with = "all_steps")]
+    pub steps_per_image: Option<NonZeroUsize>,
+    /// Every step for every sample [default for an oracle]
+    #[arg(long)]
+    pub all_steps: bool,
+    /// Variance of the reverse steps [default: that of the model's scheduler config; small where it says none]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub variance: Option<VarianceName>,
+    /// What the network predicts; epsilon, sample and v_prediction are understood too
+    /// [default: that of the model; eps where it does not say]
+    #[arg(long, value_name = "NAME", value_parser = prediction_names())]
+    pub prediction: Option<String>,
+    /// Seed of all randomness
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Samples computed at once; results do not depend on it [default: what fits in memory easily]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<NonZeroUsize>,
+    /// Print one JSON document, with the terms of every step
+    #[arg(long)]
+    pub json: bool,
+    /// Draw the terms over t
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_path)]
+    pub plot: Option<PathBuf>,
+    /// Also the log-density under the probability-flow ODE; pixels are dequantised uniformly for it
+    #[arg(long, help_heading = "Probability-flow ODE")]
+    pub ode: bool,
+    /// Random probes for each sample's divergence
+    /// [default: 1 for a network; an oracle of up to 64 numbers takes the exact divergence]
+    #[arg(long, value_name = "K", requires = "ode", help_heading = "Probability-flow ODE")]
+    pub probes: Option<NonZeroUsize>,
+    /// Steps of the integration, of four evaluations each [default: 50 for a network, 300 for an oracle]
+    #[arg(long, value_name = "N", requires = "ode", help_heading = "Probability-flow ODE")]
+    pub ode_steps: Option<NonZeroUsize>,
+    /// The process of a model that does not describe its own.
+    #[command(flatten, next_help_heading = "Process (for an oracle, or a model without a scheduler config)")]
+    pub process: ProcessArgs,
+}
+
+/// `--split`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SplitName {
+    /// What models are trained on.
+    Train,
+    /// What they are evaluated on.
+    Test,
+}
+
+impl From<SplitName> for Split {
+    fn from(name: SplitName) -> Self {
+        match name {
+            SplitName::Train => Self::Train,
+            SplitName::Test => Self::Test,
+        }
+    }
+}
+
+/// `--labels`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LabelChoice {
+    /// Each sample under its own label.
+    Own,
+    /// Every sample without a label.
+    None,
+}
+
+/// `--variance`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VarianceName {
+    /// That of the posterior.
+    Small,
+    /// That of the forward step.
+    Large,
+    /// 1.
+    Unit,
+}
+
+impl From<VarianceName> for Variance {
+    fn from(name: VarianceName) -> Self {
+        match name {
+            VarianceName::Small => Self::FixedSmall,
+            VarianceName::Large => Self::FixedLarge,
+            VarianceName::Unit => Self::Unit,
+        }
+    }
+}
+
+/// Refuses the metrics that are not there yet.
+///
+/// # Errors
+/// If there is one among them.
+pub fn check_metrics(metrics: &[String]) -> Result<()> {
+    match metrics.iter().find(|metric| *metric != "nll") {
+        Some(metric) => {
+            Err(console::usage(format!("--metrics {metric}: {metric} cannot be computed yet; give --metrics nll")))
+        }
+        None => Ok(()),
+    }
+}
