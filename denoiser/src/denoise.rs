@@ -3,6 +3,23 @@ use tweedie_schedule::NoiseLevel;
 
 use crate::{Condition, DenoiserError};
 
+/// What a model says of a noised sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Estimate {
+    /// The estimate of `x_0`, `[N, C, H, W]`.
+    pub x0: Array4<f64>,
+    /// Where the model has learned the variance of the reverse step: the fraction `v` of
+    /// [`VarianceRange::log_variance`](tweedie_schedule::VarianceRange::log_variance) for every value, of the shape of `x0`.
+    pub fraction: Option<Array4<f64>>,
+}
+
+impl From<Array4<f64>> for Estimate {
+    /// An estimate of `x_0` alone.
+    fn from(x0: Array4<f64>) -> Self {
+        Self { x0, fraction: None }
+    }
+}
+
 /// A function of `(x_t, noise level)` that estimates `x_0`: all that a sampler knows of a model.
 pub trait Denoiser {
     /// The estimate of `x_0`, of the shape of `x` (`[N, C, H, W]`); exact denoisers return `E[x_0 | x_t]`.
@@ -10,6 +27,14 @@ pub trait Denoiser {
     /// # Errors
     /// If the model cannot take the shape or the level.
     fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError>;
+
+    /// As [`Denoiser::denoise`], with the learned variance where the model has one.
+    ///
+    /// # Errors
+    /// As [`Denoiser::denoise`].
+    fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
+        self.denoise(x, level).map(Estimate::from)
+    }
 }
 
 /// A denoiser that also takes a condition, one entry per sample.
@@ -24,6 +49,19 @@ pub trait ConditionalDenoiser {
         level: NoiseLevel,
         condition: &Condition,
     ) -> Result<Array4<f64>, DenoiserError>;
+
+    /// As [`ConditionalDenoiser::denoise_with`], with the learned variance where the model has one.
+    ///
+    /// # Errors
+    /// As [`ConditionalDenoiser::denoise_with`].
+    fn estimate_with(
+        &self,
+        x: ArrayView4<'_, f64>,
+        level: NoiseLevel,
+        condition: &Condition,
+    ) -> Result<Estimate, DenoiserError> {
+        self.denoise_with(x, level, condition).map(Estimate::from)
+    }
 }
 
 macro_rules! forward_to_inner {
@@ -31,6 +69,10 @@ macro_rules! forward_to_inner {
         impl<D: Denoiser + ?Sized> Denoiser for $pointer {
             fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
                 (**self).denoise(x, level)
+            }
+
+            fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
+                (**self).estimate(x, level)
             }
         }
 
@@ -42,6 +84,15 @@ macro_rules! forward_to_inner {
                 condition: &Condition,
             ) -> Result<Array4<f64>, DenoiserError> {
                 (**self).denoise_with(x, level, condition)
+            }
+
+            fn estimate_with(
+                &self,
+                x: ArrayView4<'_, f64>,
+                level: NoiseLevel,
+                condition: &Condition,
+            ) -> Result<Estimate, DenoiserError> {
+                (**self).estimate_with(x, level, condition)
             }
         }
     )*};
@@ -66,6 +117,10 @@ impl<M> Conditioned<M> {
 impl<M: ConditionalDenoiser> Denoiser for Conditioned<M> {
     fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
         self.model.denoise_with(x, level, &self.condition)
+    }
+
+    fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
+        self.model.estimate_with(x, level, &self.condition)
     }
 }
 

@@ -26,17 +26,6 @@ pub enum DenoiserError {
         /// What is wrong, and what to do about it.
         message: String,
     },
-    /// A network whose output has twice the channels of its input: a mean and a variance.
-    #[error(
-        "denoise: the network returned {found} channels for {expected} of input, a prediction and a variance; \
-         learned variances are not supported, use a model with {expected} output channels"
-    )]
-    LearnedVariance {
-        /// Channels of the input.
-        expected: usize,
-        /// Channels of the output.
-        found: usize,
-    },
     /// A source of noise that has no more, or has another shape.
     #[error("noise: {what} should have {expected}, found {found}; {remedy}")]
     Noise {

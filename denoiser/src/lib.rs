@@ -16,7 +16,7 @@ mod preconditioned;
 mod tweedie;
 
 pub use condition::Condition;
-pub use denoise::{ConditionalDenoiser, Conditioned, Denoiser};
+pub use denoise::{ConditionalDenoiser, Conditioned, Denoiser, Estimate};
 pub use error::DenoiserError;
 pub use network::{Network, NetworkGrad};
 pub use noise::{Noise, Purpose, RecordedNoise, RecordingNoise, ReplayNoise, SeededNoise, ShiftedNoise, rng_for};

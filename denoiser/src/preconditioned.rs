@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array4, ArrayView4, Zip};
-use tweedie_schedule::{NoiseLevel, Prediction, Schedule, TimestepMapping, prediction};
+use ndarray::{Array4, ArrayView4, Axis, Zip};
+use tweedie_schedule::{NoiseLevel, Prediction, Schedule, TimestepMapping, VarianceRange, prediction};
 
 use crate::denoise::check_batch;
-use crate::{Condition, ConditionalDenoiser, Denoiser, DenoiserError, Network};
+use crate::{Condition, ConditionalDenoiser, Denoiser, DenoiserError, Estimate, Network};
 
 /// A network, what it predicts, and the schedule it was trained on.
 #[derive(Clone, Debug)]
@@ -48,7 +48,8 @@ impl<N: Network> ConditionalDenoiser for Preconditioned<N> {
     ///
     /// # Errors
     /// As [`Network::predict`]; if the level lies outside steps 1..=T, the conversion to `x_0` is singular there, or the
-    /// output is not of the shape of `x`. A network that predicts the mean can be asked at integer steps only.
+    /// output is not of the shape of `x`, or of twice its channels. A network that predicts the mean can be asked at integer
+    /// steps only.
     ///
     /// Verified by `the_bridge_returns_x0`.
     fn denoise_with(
@@ -57,32 +58,50 @@ impl<N: Network> ConditionalDenoiser for Preconditioned<N> {
         level: NoiseLevel,
         condition: &Condition,
     ) -> Result<Array4<f64>, DenoiserError> {
+        Ok(self.estimate_with(x, level, condition)?.x0)
+    }
+
+    /// Of a network with twice the channels of its input the first half is the prediction and the second one the learned
+    /// variance (Nichol & Dhariwal 2021, section 3.1).
+    ///
+    /// Verified by `the_second_half_of_the_channels_is_the_variance`.
+    fn estimate_with(
+        &self,
+        x: ArrayView4<'_, f64>,
+        level: NoiseLevel,
+        condition: &Condition,
+    ) -> Result<Estimate, DenoiserError> {
         let (batch, channels, height, width) = x.dim();
         check_batch(batch, condition)?;
         let timestep = self.mapping.timestep(&self.schedule, level)?;
         let posterior = self.prediction.posterior(&self.schedule, level)?;
         let to_x0 = prediction::convert(self.prediction, Prediction::X0, level, posterior.as_ref())?;
         let output = self.network.predict(x.mapv(|v| v as f32).view(), &vec![timestep; batch], condition)?;
-        if output.dim() == (batch, 2 * channels, height, width) {
-            return Err(DenoiserError::LearnedVariance { expected: channels, found: 2 * channels });
-        }
-        if output.dim() != x.dim() {
+        let learned = output.dim() == (batch, 2 * channels, height, width);
+        if output.dim() != x.dim() && !learned {
             return Err(DenoiserError::Shape {
                 operation: "denoise",
                 what: "the output of the network",
-                expected: format!("{:?}", x.shape()),
+                expected: format!("{:?}, or twice the channels", x.shape()),
                 found: format!("{:?}", output.shape()),
                 remedy: "use a network that keeps the shape of its input",
             });
         }
-        Ok(Zip::from(x).and(&output).map_collect(|&x, &o| to_x0.apply(x, f64::from(o))))
+        let (predicted, variance) = output.view().split_at(Axis(1), channels);
+        let x0 = Zip::from(x).and(&predicted).map_collect(|&x, &o| to_x0.apply(x, f64::from(o)));
+        let fraction = learned.then(|| variance.mapv(|o| VarianceRange::fraction(f64::from(o))));
+        Ok(Estimate { x0, fraction })
     }
 }
 
 impl<N: Network> Denoiser for Preconditioned<N> {
     /// The estimate without a condition.
     fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
+        Ok(self.estimate(x, level)?.x0)
+    }
+
+    fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
         let batch = x.dim().0;
-        self.denoise_with(x, level, &Condition::none(batch))
+        self.estimate_with(x, level, &Condition::none(batch))
     }
 }

@@ -135,6 +135,46 @@ impl Network for Zeros {
     }
 }
 
+/// Answers with the number of the channel.
+struct Channels(usize);
+
+impl Network for Channels {
+    fn predict(&self, x: ArrayView4<'_, f32>, _: &[f64], _: &Condition) -> Result<Array4<f32>, DenoiserError> {
+        let (n, _, h, w) = x.dim();
+        Ok(Array4::from_shape_fn((n, self.0, h, w), |(_, c, _, _)| c as f32))
+    }
+
+    fn classes(&self) -> usize {
+        0
+    }
+
+    fn has_null_condition(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn the_second_half_of_the_channels_is_the_variance() {
+    let schedule = Arc::new(Schedule::new(&BetaSchedule::cosine(), 20).unwrap());
+    let x = Array4::from_elem((2, 3, 1, 2), 0.25);
+    let estimate = |channels, level| {
+        let mapping = TimestepMapping::ZeroBased;
+        let model = Preconditioned::new(Channels(channels), Prediction::X0, schedule.clone(), mapping);
+        let estimate = model.estimate(x.view(), level).unwrap();
+        let labelled = Conditioned::new(&model, Condition::none(2)).estimate(x.view(), level).unwrap();
+        assert_eq!(estimate, labelled);
+        assert_eq!(estimate.x0, model.denoise(x.view(), level).unwrap());
+        estimate
+    };
+    let level = schedule.level(7);
+    let both = estimate(6, level);
+    assert_eq!(both.x0, Array4::from_shape_fn((2, 3, 1, 2), |(_, c, _, _)| c as f64));
+    // v = (output + 1) / 2 of the channels 3, 4 and 5.
+    assert_eq!(both.fraction, Some(Array4::from_shape_fn((2, 3, 1, 2), |(_, c, _, _)| 0.5 * (c as f64 + 4.0))));
+    let alone = estimate(3, level);
+    assert_eq!((alone.x0, alone.fraction), (both.x0, None));
+}
+
 #[test]
 fn the_bridge_checks_its_input() {
     let schedule = Arc::new(Schedule::new(&BetaSchedule::cosine(), 20).unwrap().rescaled_zero_terminal_snr().unwrap());
@@ -149,10 +189,7 @@ fn the_bridge_checks_its_input() {
     };
     let level = schedule.level(10);
     assert_eq!(denoise(3, Prediction::X0, level, &none).unwrap(), x);
-    assert!(matches!(
-        denoise(6, Prediction::Eps, level, &none),
-        Err(DenoiserError::LearnedVariance { expected: 3, found: 6 })
-    ));
+    assert_eq!(denoise(6, Prediction::X0, level, &none).unwrap(), x);
     assert!(matches!(denoise(4, Prediction::Eps, level, &none), Err(DenoiserError::Shape { .. })));
     assert!(matches!(denoise(3, Prediction::Eps, level, &Condition::none(1)), Err(DenoiserError::Condition { .. })));
     assert!(matches!(denoise(3, Prediction::Eps, NoiseLevel::CLEAN, &none), Err(DenoiserError::Schedule(_))));

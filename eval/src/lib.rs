@@ -11,12 +11,11 @@
 pub mod decoder;
 mod error;
 mod estimate;
-pub mod gaussian;
 pub mod ode;
 mod variance;
 pub mod vlb;
 
-pub use decoder::{Bins, Decoder};
+pub use decoder::{Decoder, byte_bins};
 pub use error::EvalError;
 pub use estimate::{Estimate, bits_per_dim};
 pub use variance::{ReverseVariance, exact_gaussian_variance};

@@ -24,9 +24,10 @@ use ndarray_rand::rand::Rng;
 use tweedie_denoiser::{Condition, ConditionalDenoiser, Conditioned, rng_for};
 use tweedie_schedule::NoiseLevel;
 
-use crate::gaussian::log_normal;
 use crate::vlb::{denoised, prior_kl};
-use crate::{Bins, Estimate, EvalError};
+use crate::{Estimate, EvalError};
+use tweedie_schedule::Bins;
+use tweedie_schedule::gaussian::log_normal;
 
 /// Separate the random numbers of this module from every other of the same seed.
 const PROBES: &str = "eval/probes";

@@ -6,12 +6,8 @@ use crate::{Decoder, EvalError};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ReverseVariance {
-    /// One rule for every step.
-    ///
-    /// At `t = 1`, where `b~_1 = 0` leaves no distribution, `b~_2` takes its place, as in the code of Ho (2020) and in the
-    /// clipped log variance of Nichol & Dhariwal (2021). Both codes do so for the large variance, too, "to get a better
-    /// decoder log likelihood"; so does this one for a decoder of bins, whereas a density keeps `b_1`, with which the large
-    /// variance is exact for standard normal data at every step.
+    /// One rule for every step, see [`Schedule::reverse_variance`]; [`Variance::LearnedRange`] takes the variances that the
+    /// model states.
     Rule(Variance),
     /// `sigma_q^2(t)` for `t = 1..=T`, each positive: what a rule cannot say, such as [`exact_gaussian_variance`].
     Table(Vec<f64>),
@@ -32,9 +28,10 @@ impl ReverseVariance {
     pub(crate) fn table(&self, schedule: &Schedule, decoder: &Decoder) -> Result<Vec<f64>, EvalError> {
         let steps = schedule.steps();
         match self {
-            Self::Rule(rule) => (1..=steps)
-                .map(|t| if t == 1 { first(*rule, schedule, decoder) } else { of_step(*rule, schedule, t) })
-                .collect(),
+            Self::Rule(rule) => {
+                let bins = matches!(decoder, Decoder::Bins(_));
+                (1..=steps).map(|t| Ok(schedule.reverse_variance(t, *rule, bins)?)).collect()
+            }
             Self::Table(table) => {
                 let wrong = |what, expected: String, found: String| {
                     let remedy = "give one variance for each step of the schedule";
@@ -49,30 +46,6 @@ impl ReverseVariance {
                 Ok(table.clone())
             }
         }
-    }
-}
-
-fn of_step(rule: Variance, schedule: &Schedule, t: usize) -> Result<f64, EvalError> {
-    Ok(schedule.posterior(t).reverse_variance(rule)?)
-}
-
-/// The variance at `t = 1`, see [`ReverseVariance::Rule`].
-fn first(rule: Variance, schedule: &Schedule, decoder: &Decoder) -> Result<f64, EvalError> {
-    let beta = schedule.posterior(1).beta();
-    if schedule.steps() == 1 {
-        // There is no b~_2: a single step has the variance of its noise, unless told otherwise.
-        return Ok(if rule == Variance::Unit { 1.0 } else { beta });
-    }
-    let small = schedule.posterior(2).variance();
-    match rule {
-        Variance::FixedSmall => Ok(small),
-        Variance::FixedLarge if matches!(decoder, Decoder::Bins(_)) => Ok(small),
-        // exp(v ln b_1 + (1 - v) ln b~_2); the posterior checks v, and knows b~_1 = 0 alone.
-        Variance::Interpolated { fraction } => {
-            of_step(rule, schedule, 1)?;
-            Ok(beta.powf(fraction) * small.powf(1.0 - fraction))
-        }
-        other => of_step(other, schedule, 1),
     }
 }
 
@@ -98,7 +71,7 @@ mod tests {
     use tweedie_schedule::BetaSchedule;
 
     use super::*;
-    use crate::Bins;
+    use crate::byte_bins;
 
     fn schedule(steps: usize) -> Schedule {
         Schedule::new(&BetaSchedule::Linear { start: 0.01, end: 0.3 }, steps).unwrap()
@@ -140,7 +113,7 @@ mod tests {
     #[test]
     fn the_first_step_follows_the_literature() {
         let schedule = schedule(20);
-        let bins = Decoder::Bins(Bins::of_bytes(Range::MinusOneOne));
+        let bins = Decoder::Bins(byte_bins(Range::MinusOneOne));
         // b~_2 = b_2 (1 - abar_1) / (1 - abar_2).
         let small = schedule.beta(2) * schedule.beta(1) / (1.0 - schedule.abar(2));
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-15, "{a} is not {b}");

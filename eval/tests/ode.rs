@@ -7,7 +7,7 @@ use ndarray::{Array4, Axis, array};
 use tweedie_data::Range;
 use tweedie_denoiser::{Condition, ConditionalDenoiser, MixtureOracle};
 use tweedie_eval::ode::{Ode, OdeLikelihood, Trace, dequantise, dequantised_bits_per_dim};
-use tweedie_eval::{Bins, Estimate, vlb};
+use tweedie_eval::{Estimate, byte_bins, vlb};
 use tweedie_schedule::NoiseLevel;
 
 /// The normal prior is off by O(1 / sigma_max) at each sample, which is nothing here.
@@ -132,7 +132,7 @@ fn samples_are_independent() {
 
 #[test]
 fn dequantised_pixels_fill_their_bins() {
-    let bins = Bins::of_bytes(Range::MinusOneOne);
+    let bins = byte_bins(Range::MinusOneOne);
     let x0 = Array4::from_elem((50, 1, 10, 10), bins.level(7));
     let noisy = dequantise(x0.view(), &bins, 3, 0);
     let places: Vec<f64> = noisy.iter().map(|v| (v - bins.level(7)) / bins.width()).collect();

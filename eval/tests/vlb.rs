@@ -10,10 +10,8 @@ use tweedie_denoiser::{
     Condition, ConditionalDenoiser, Denoiser, DenoiserError, MixtureOracle, Noise, Purpose, SeededNoise,
 };
 use tweedie_eval::vlb::{self, Options, SampleBound, Unconditioned, VlbReport};
-use tweedie_eval::{
-    Bins, Bound, Decoder, Estimate, EvalError, ReverseVariance, Steps, exact_gaussian_variance, gaussian as normal,
-};
-use tweedie_schedule::{BetaSchedule, NoiseLevel, Schedule, Variance, forward};
+use tweedie_eval::{Bound, Decoder, Estimate, EvalError, ReverseVariance, Steps, byte_bins, exact_gaussian_variance};
+use tweedie_schedule::{BetaSchedule, Bins, NoiseLevel, Prediction, Schedule, Variance, forward, gaussian as normal};
 
 const ALL: Options = Options { steps: Steps::All, seed: 0, batch: 64 };
 
@@ -74,7 +72,7 @@ proptest! {
         let tau = 2.0 * std::f64::consts::PI;
         let mut direct = 0.0;
         for t in 1..=schedule.steps() {
-            let (b, s2) = (schedule.beta(t), bound.variance(t));
+            let (b, s2) = (schedule.beta(t), bound.variance(t).unwrap());
             let (now, before) = (schedule.level(t), schedule.level(t - 1));
             // E ln q(x_t | x_{t-1}).
             direct -= 0.5 * ((tau * b).ln() + 1.0);
@@ -159,25 +157,19 @@ proptest! {
     }
 
     #[test]
-    fn three_forms_of_a_step(
+    fn a_step_is_its_error_and_its_variances(
         schedule in any_schedule(40), at in 0.0..1.0_f64, x0 in -2.0..2.0_f64, eps in -3.0..3.0_f64, guess in -2.0..2.0_f64,
         s2 in 0.01..2.0_f64,
     ) {
         let t = 1 + (at * schedule.steps() as f64) as usize;
         let (level, posterior) = (schedule.level(t), schedule.posterior(t));
         let xt = forward::q_sample(level).apply(x0, eps);
-        let eps_guess = (xt - level.alpha() * guess) / level.sigma();
         let means = posterior.mean(xt, x0) - posterior.mean(xt, guess);
-        let from_means = vlb::mean_form(means * means, s2);
-        let from_x0 = vlb::x0_form(&posterior, (x0 - guess).powi(2), s2);
-        let from_eps = vlb::eps_form(&posterior, (eps - eps_guess).powi(2), s2).unwrap();
-        // The coefficients of FORMULAS 4.2, from the betas.
+        // The coefficient of FORMULAS 4.2 for x_0, from the betas; those of the other predictions are the schedule's to test.
         let (b, before, now) = (schedule.beta(t), schedule.abar(t - 1), schedule.abar(t));
         let expected = before * b * b / (1.0 - now).powi(2) * (x0 - guess).powi(2) / (2.0 * s2);
-        let of_eps = b * b / ((1.0 - now) * (1.0 - b)) * (eps - eps_guess).powi(2) / (2.0 * s2);
-        for found in [from_means, from_x0, from_eps, of_eps] {
-            prop_assert!((found - expected).abs() < 1e-9 * (1.0 + expected), "{found} instead of {expected}");
-        }
+        let found = posterior.kl_weight(Prediction::Mean, s2).unwrap() * means * means;
+        prop_assert!((found - expected).abs() < 1e-9 * (1.0 + expected), "{found} instead of {expected}");
         // A step's term is one of them and what the variances differ by.
         if t > 1 {
             let term = normal::kl_isotropic(means * means, posterior.variance(), s2, 1);
@@ -389,7 +381,7 @@ fn one_step_is_prior_and_decoder() {
 fn the_first_term_is_that_of_the_bins() {
     let schedule = Schedule::new(&BetaSchedule::Linear { start: 0.01, end: 0.5 }, 6).unwrap();
     for (range, x) in [(Range::MinusOneOne, 33), (Range::ZeroOne, 200)] {
-        let bins = Bins::of_bytes(range);
+        let bins = byte_bins(range);
         let bound = Bound::new(schedule.clone(), &ReverseVariance::default(), Decoder::Bins(bins)).unwrap();
         assert_eq!(bound.decoder(), &Decoder::Bins(bins));
         let x0 = Array4::from_elem((2, 1, 1, 2), f64::from(range.from_byte(x)));
@@ -401,11 +393,11 @@ fn the_first_term_is_that_of_the_bins() {
         let estimate = model.denoise(x1.view(), schedule.level(1)).unwrap();
         for i in 0..2 {
             let probability =
-                |j: usize| bins.log_probability(x.into(), estimate[[i, 0, 0, j]], bound.variance(1).sqrt());
+                |j: usize| bins.log_probability(x.into(), estimate[[i, 0, 0, j]], bound.variance(1).unwrap().sqrt());
             let expected = -probability(0) - probability(1);
             assert!((terms[i] - expected).abs() < 1e-9 * expected, "{} instead of {expected}", terms[i]);
         }
-        assert_eq!(bound.variance(1), schedule.posterior(2).variance());
+        assert_eq!(bound.variance(1).unwrap(), schedule.posterior(2).variance());
     }
 }
 
@@ -450,8 +442,7 @@ fn mistakes_are_named() {
     );
     let error = bound.term(&good, x0.view(), Array4::zeros((1, 1, 1, 2)).view(), 2).unwrap_err();
     assert!(matches!(error, EvalError::Parameter { what: "the noise", .. }), "{error}");
-    let bins =
-        Bound::new(schedule, &ReverseVariance::default(), Decoder::Bins(Bins::of_bytes(Range::ZeroOne))).unwrap();
+    let bins = Bound::new(schedule, &ReverseVariance::default(), Decoder::Bins(byte_bins(Range::ZeroOne))).unwrap();
     let off = array![[[[0.0, 1.0]]], [[[0.0, 0.5]]]];
     let error =
         vlb::evaluate(&bins, &good, off.view(), &Condition::none(2), &Signs, Options { batch: 1, ..ALL }, &mut |_| ());

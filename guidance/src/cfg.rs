@@ -5,7 +5,7 @@
 //! guiding eps, v or the score. The paper writes `(1 + w) c - w u`, which is `g = 1 + w`.
 
 use ndarray::{Array4, ArrayView4, Axis, Slice, Zip, concatenate};
-use tweedie_denoiser::{Condition, ConditionalDenoiser, Denoiser, DenoiserError};
+use tweedie_denoiser::{Condition, ConditionalDenoiser, Denoiser, DenoiserError, Estimate};
 use tweedie_schedule::NoiseLevel;
 
 use crate::GuidanceError;
@@ -53,11 +53,17 @@ impl<M: ConditionalDenoiser> Cfg<M> {
 }
 
 impl<M: ConditionalDenoiser> Denoiser for Cfg<M> {
+    fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
+        Ok(self.estimate(x, level)?.x0)
+    }
+
     /// One call of the model: `[cond; uncond]` as one batch of 2N, or a batch of N if the scale is exactly 1 or 0.
+    ///
+    /// A learned variance is that under the condition, as in the code of Nichol & Dhariwal (2021): guidance moves the mean.
     ///
     /// # Errors
     /// As the model; and if the batch is not that of the conditions.
-    fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
+    fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
         let batch = x.len_of(Axis(0));
         if batch != self.cond.len() {
             return Err(DenoiserError::Condition {
@@ -69,10 +75,10 @@ impl<M: ConditionalDenoiser> Denoiser for Cfg<M> {
             });
         }
         if self.scale == 1.0 {
-            return self.model.denoise_with(x, level, &self.cond);
+            return self.model.estimate_with(x, level, &self.cond);
         }
         if self.scale == 0.0 {
-            return self.model.denoise_with(x, level, &self.uncond);
+            return self.model.estimate_with(x, level, &self.uncond);
         }
         let shape_error = |found: String| DenoiserError::Shape {
             operation: "classifier-free guidance",
@@ -82,12 +88,14 @@ impl<M: ConditionalDenoiser> Denoiser for Cfg<M> {
             remedy: "use a model that keeps the shape of its input",
         };
         let both = concatenate(Axis(0), &[x, x]).map_err(|e| shape_error(e.to_string()))?;
-        let estimate = self.model.denoise_with(both.view(), level, &self.cond.concat(&self.uncond))?;
-        if estimate.dim() != both.dim() {
-            return Err(shape_error(format!("{:?}", estimate.shape())));
+        let Estimate { x0, fraction } =
+            self.model.estimate_with(both.view(), level, &self.cond.concat(&self.uncond))?;
+        if x0.dim() != both.dim() {
+            return Err(shape_error(format!("{:?}", x0.shape())));
         }
-        let cond = estimate.slice_axis(Axis(0), Slice::from(..batch));
-        let uncond = estimate.slice_axis(Axis(0), Slice::from(batch..));
-        Ok(Zip::from(&uncond).and(&cond).map_collect(|&u, &c| guided(u, c, self.scale)))
+        let (cond, uncond) = x0.view().split_at(Axis(0), batch);
+        let x0 = Zip::from(&uncond).and(&cond).map_collect(|&u, &c| guided(u, c, self.scale));
+        let fraction = fraction.map(|both| both.slice_axis(Axis(0), Slice::from(..batch)).to_owned());
+        Ok(Estimate { x0, fraction })
     }
 }

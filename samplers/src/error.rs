@@ -28,10 +28,10 @@ pub enum SamplerError {
         /// The value that was given.
         found: f64,
     },
-    /// A learned variance was asked for.
+    /// A variance that is the raw output of the model.
     #[error(
-        "the scheduler's variance_type \"{found}\" needs a model that also predicts variances, which is not supported; \
-         use one of: {known}"
+        "the scheduler's variance_type \"{found}\", the model's raw output as a variance, is not supported, since it may be \
+         negative; use one of: {known}"
     )]
     LearnedVariance {
         /// The variance type.
@@ -39,6 +39,12 @@ pub enum SamplerError {
         /// The types that work.
         known: &'static str,
     },
+    /// A learned variance was asked for of a model that has none.
+    #[error(
+        "variance_type learned_range needs a model with twice as many output channels as input channels, and this one says \
+         no variance; use fixed_small or fixed_large"
+    )]
+    NoLearnedVariance,
     /// The first step has no signal, and the model predicts only the noise.
     #[error(
         "step {t} has zero signal (rescale_betas_zero_snr), where a model that predicts {prediction} says nothing about the \

@@ -94,11 +94,13 @@ pub enum VarianceType {
     FixedLargeLog,
     /// 1, which diffusers does not have.
     Unit,
+    /// Between `b~` and `b`, as the model says for every value.
+    LearnedRange,
 }
 
 impl VarianceType {
     /// The names that [`VarianceType::from_config_name`] knows.
-    pub const NAMES: &'static str = "fixed_small, fixed_small_log, fixed_large, fixed_large_log, unit";
+    pub const NAMES: &'static str = "fixed_small, fixed_small_log, fixed_large, fixed_large_log, unit, learned_range";
 
     /// The name in a scheduler file.
     pub fn config_name(self) -> &'static str {
@@ -108,18 +110,20 @@ impl VarianceType {
             Self::FixedLarge => "fixed_large",
             Self::FixedLargeLog => "fixed_large_log",
             Self::Unit => "unit",
+            Self::LearnedRange => "learned_range",
         }
     }
 
     /// The variance type of a `variance_type` entry.
     ///
     /// # Errors
-    /// If there is no such type, or it is a learned one; the error lists those that work.
+    /// If there is no such type, or it is `learned`, the raw output as a variance, which no published model has; the error
+    /// lists those that work.
     pub fn from_config_name(name: &str) -> Result<Self, SamplerError> {
-        if matches!(name, "learned" | "learned_range") {
+        if name == "learned" {
             return Err(SamplerError::LearnedVariance { found: name.to_owned(), known: Self::NAMES });
         }
-        [Self::FixedSmall, Self::FixedSmallLog, Self::FixedLarge, Self::FixedLargeLog, Self::Unit]
+        [Self::FixedSmall, Self::FixedSmallLog, Self::FixedLarge, Self::FixedLargeLog, Self::Unit, Self::LearnedRange]
             .into_iter()
             .find(|v| v.config_name() == name)
             .ok_or_else(|| SamplerError::UnknownName {
@@ -135,6 +139,7 @@ impl VarianceType {
             Self::FixedSmall | Self::FixedSmallLog => Variance::FixedSmall,
             Self::FixedLarge | Self::FixedLargeLog => Variance::FixedLarge,
             Self::Unit => Variance::Unit,
+            Self::LearnedRange => Variance::LearnedRange,
         }
     }
 }

@@ -1,5 +1,5 @@
 use ndarray::{Array4, ArrayView4, Axis, Zip};
-use tweedie_denoiser::{Denoiser, Noise, Purpose};
+use tweedie_denoiser::{Denoiser, Estimate, Noise, Purpose};
 use tweedie_schedule::NoiseLevel;
 
 use crate::SamplerError;
@@ -76,12 +76,25 @@ impl Move<'_> {
     /// # Errors
     /// If the denoiser fails, changes the shape, or returns a NaN or an infinity.
     pub fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, SamplerError> {
-        let x0 = self.denoiser.denoise(x, level)?;
-        if x0.dim() != x.dim() {
-            return Err(SamplerError::Shape { expected: x.shape().to_vec(), found: x0.shape().to_vec() });
+        Ok(self.estimate(x, level)?.x0)
+    }
+
+    /// The denoiser's estimate of `x_0`, with the learned variance where the model has one.
+    ///
+    /// # Errors
+    /// As [`Move::denoise`].
+    pub fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, SamplerError> {
+        let estimate = self.denoiser.estimate(x, level)?;
+        for values in std::iter::once(&estimate.x0).chain(&estimate.fraction) {
+            if values.dim() != x.dim() {
+                return Err(SamplerError::Shape { expected: x.shape().to_vec(), found: values.shape().to_vec() });
+            }
         }
-        self.check_finite("the estimate of x0", x0.view())?;
-        Ok(x0)
+        self.check_finite("the estimate of x0", estimate.x0.view())?;
+        if let Some(fraction) = &estimate.fraction {
+            self.check_finite("the learned variance", fraction.view())?;
+        }
+        Ok(estimate)
     }
 
     /// `x + scale z` with fresh standard normal noise `z`; draws nothing if the scale is 0.
@@ -95,6 +108,21 @@ impl Move<'_> {
         let z = draw(self.noise, Purpose::Step(self.draws), x.dim())?;
         self.draws += 1;
         Zip::from(&mut x).and(&z).for_each(|x, &z| *x += scale * z);
+        Ok(x)
+    }
+
+    /// `x + scale z`, as [`Move::add_noise`], with a scale for every value.
+    ///
+    /// # Errors
+    /// If the source of noise fails.
+    pub fn add_scaled_noise(
+        &mut self,
+        mut x: Array4<f64>,
+        scale: ArrayView4<'_, f64>,
+    ) -> Result<Array4<f64>, SamplerError> {
+        let z = draw(self.noise, Purpose::Step(self.draws), x.dim())?;
+        self.draws += 1;
+        Zip::from(&mut x).and(scale).and(&z).for_each(|x, &scale, &z| *x += scale * z);
         Ok(x)
     }
 

@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use ndarray::{Array, Array4, Array5, ArrayView4, Axis, Slice};
 use proptest::prelude::*;
 use tweedie_denoiser::{
-    Component, Denoiser, MixtureOracle, Noise, Purpose, RecordingNoise, ReplayNoise, SeededNoise, ShiftedNoise,
+    Component, Denoiser, DenoiserError, Estimate, MixtureOracle, Noise, Purpose, RecordingNoise, ReplayNoise,
+    SeededNoise, ShiftedNoise,
 };
 use tweedie_samplers::{Clip, Ddim, Ddpm, SamplerError, Solver, ddim_encode, sample};
-use tweedie_schedule::{BetaSchedule, Posterior, Schedule, Spacing, StepGrid, Variance};
+use tweedie_schedule::{BetaSchedule, NoiseLevel, Posterior, Schedule, Spacing, StepGrid, Variance};
 
 const MEAN: f64 = 0.7;
 const STD: f64 = 0.4;
@@ -340,4 +341,38 @@ fn clipping_and_eps() {
         let expected = s.alpha() + s.sigma() * (0.5 - t.alpha() * for_eps) / t.sigma();
         assert!((found - expected).abs() < 1e-14, "{found} instead of {expected}");
     }
+}
+
+/// An oracle that states a variance: its fraction is the first number for the first value of a sample, the second for others.
+struct Stating(MixtureOracle, [f64; 2]);
+
+impl Denoiser for Stating {
+    fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
+        self.0.denoise(x, level)
+    }
+
+    fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
+        let fraction = Array4::from_shape_fn(x.dim(), |(_, _, _, j)| self.1[j.min(1)]);
+        Ok(Estimate { x0: self.0.denoise(x, level)?, fraction: Some(fraction) })
+    }
+}
+
+/// Every value goes the way of the fixed interpolation with its own fraction, on independent values and the same noise.
+#[test]
+fn a_learned_variance_is_interpolated_for_every_value() {
+    let (schedule, noise) = (linear(100), SeededNoise::new(4));
+    let grid = StepGrid::new(100, 20, Spacing::Leading, 0).unwrap();
+    let shape = [3, 1, 1, 3];
+    let mut learned = Ddpm { variance: Variance::LearnedRange, ..Ddpm::default() };
+    let found = run(&Stating(gaussian([1, 1, 3]), [0.2, 0.9]), &grid, &schedule, &mut learned, &noise, shape);
+    for (j, fraction) in [0.2, 0.9, 0.9].into_iter().enumerate() {
+        let mut fixed = Ddpm { variance: Variance::Interpolated { fraction }, ..Ddpm::default() };
+        let expected = run(&gaussian([1, 1, 3]), &grid, &schedule, &mut fixed, &noise, shape);
+        for i in 0..3 {
+            assert!((found[[i, 0, 0, j]] - expected[[i, 0, 0, j]]).abs() < 1e-12, "value {j} of sample {i}");
+        }
+    }
+    let result =
+        sample(&gaussian([1, 1, 3]), &grid, &schedule, &mut learned, &noise, shape, &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(result, Err(SamplerError::NoLearnedVariance)));
 }

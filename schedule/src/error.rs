@@ -78,6 +78,9 @@ pub enum ScheduleError {
         /// Why there is no answer.
         reason: &'static str,
     },
+    /// A learned variance was asked for where no network says it.
+    #[error("reverse variance: a learned variance comes from the network; pass its fraction, or choose a fixed one")]
+    LearnedVariance,
     /// The mean of the reverse step was given or asked for without saying which step.
     #[error("prediction: the mean belongs to a step from one level to another; pass the posterior of that step")]
     MeanWithoutPosterior,

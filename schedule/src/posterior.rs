@@ -116,7 +116,38 @@ impl Posterior {
             Variance::Interpolated { fraction } => {
                 Err(parameter("reverse variance", "the fraction", "in [0, 1]", fraction))
             }
+            Variance::LearnedRange => Err(ScheduleError::LearnedVariance),
         }
+    }
+
+    /// `ln b~` and `ln b`, between which a network chooses; `ln b~` is minus infinity when the step ends at `abar = 1`.
+    pub fn variance_range(&self) -> VarianceRange {
+        VarianceRange { log_small: self.variance.ln(), log_large: self.beta.ln() }
+    }
+}
+
+/// The ends of a learned variance, `ln b~` and `ln b`, in which it is interpolated (Nichol & Dhariwal 2021, eq. 15).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VarianceRange {
+    /// `ln b~`.
+    pub log_small: f64,
+    /// `ln b`.
+    pub log_large: f64,
+}
+
+impl VarianceRange {
+    /// The fraction `v = (output + 1) / 2` that a network's output in about `[-1, 1]` stands for; it is not limited.
+    ///
+    /// Verified by `a_learned_variance_lies_between_its_ends`.
+    pub fn fraction(output: f64) -> f64 {
+        0.5 * (output + 1.0)
+    }
+
+    /// `ln sigma_q^2 = v ln b + (1 - v) ln b~`, for any fraction `v`.
+    ///
+    /// Verified by `a_learned_variance_lies_between_its_ends`.
+    pub fn log_variance(&self, fraction: f64) -> f64 {
+        fraction * self.log_large + (1.0 - fraction) * self.log_small
     }
 }
 
@@ -136,4 +167,6 @@ pub enum Variance {
         /// `v`, in [0, 1]: 0 is `b~`, 1 is `b`.
         fraction: f64,
     },
+    /// As [`Variance::Interpolated`], with a fraction for every value that the network predicts beside the mean.
+    LearnedRange,
 }

@@ -1,7 +1,7 @@
 //! The table of noise levels of a schedule, and its continuous inverse (FORMULAS 1.1, 1.3, 1.4).
 
 use crate::level::parameter;
-use crate::{BetaSchedule, NoiseLevel, Posterior, ScheduleError};
+use crate::{BetaSchedule, NoiseLevel, Posterior, ScheduleError, Variance, VarianceRange};
 
 /// Two levels whose log-SNR differ by less than this are the same level, computed along another path.
 const SAME_LEVEL: f64 = 1e-9;
@@ -158,6 +158,51 @@ impl Schedule {
     /// If `t` is outside 1..=T.
     pub fn posterior(&self, t: usize) -> Posterior {
         Posterior::consecutive(self.levels[t - 1], self.levels[t], self.beta(t))
+    }
+
+    /// The variance of the reverse step `t` in 1..=T for a rule, where `t = 1` follows the literature.
+    ///
+    /// At `t = 1`, where `b~_1 = 0` leaves no distribution, `b~_2` takes its place, as in the code of Ho (2020) and in the
+    /// clipped log variance of Nichol & Dhariwal (2021). Both codes do so for the large variance, too, "to get a better
+    /// decoder log likelihood"; so does this one for the bins of quantised data (`bins`), whereas a density keeps `b_1`,
+    /// with which the large variance is exact for standard normal data at every step. Where `T = 1` there is no `b~_2`: the
+    /// single step has the variance of its noise, unless told otherwise.
+    ///
+    /// # Errors
+    /// As [`Posterior::reverse_variance`].
+    ///
+    /// # Panics
+    /// If `t` is outside 1..=T.
+    ///
+    /// Verified by `the_first_step_follows_the_literature`.
+    pub fn reverse_variance(&self, t: usize, rule: Variance, bins: bool) -> Result<f64, ScheduleError> {
+        let of_posterior = self.posterior(t).reverse_variance(rule)?;
+        if t > 1 {
+            return Ok(of_posterior);
+        }
+        let range = self.variance_range(1);
+        Ok(match rule {
+            Variance::FixedSmall => range.log_small.exp(),
+            Variance::FixedLarge if bins => range.log_small.exp(),
+            Variance::Interpolated { fraction } => range.log_variance(fraction).exp(),
+            _ => of_posterior,
+        })
+    }
+
+    /// `ln b~_t` and `ln b_t` for `t` in 1..=T, with `b~_2` (or `b_1` where `T = 1`) in place of `b~_1 = 0`
+    /// (Nichol & Dhariwal 2021, eq. 15).
+    ///
+    /// # Panics
+    /// If `t` is outside 1..=T.
+    ///
+    /// Verified by `a_learned_variance_lies_between_its_ends`.
+    pub fn variance_range(&self, t: usize) -> VarianceRange {
+        let range = self.posterior(t).variance_range();
+        match t {
+            1 if self.steps() == 1 => VarianceRange { log_small: range.log_large, ..range },
+            1 => VarianceRange { log_small: self.posterior(2).variance_range().log_small, ..range },
+            _ => range,
+        }
     }
 
     /// The level at a fractional step in [0, T]: the inverse of [`Schedule::t_of_level`], the table at integers.

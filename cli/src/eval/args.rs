@@ -122,6 +122,8 @@ pub enum VarianceName {
     Large,
     /// 1.
     Unit,
+    /// As a model with twice the output channels says for every pixel.
+    Learned,
 }
 
 impl From<VarianceName> for Variance {
@@ -130,6 +132,7 @@ impl From<VarianceName> for Variance {
             VarianceName::Small => Self::FixedSmall,
             VarianceName::Large => Self::FixedLarge,
             VarianceName::Unit => Self::Unit,
+            VarianceName::Learned => Self::LearnedRange,
         }
     }
 }

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result};
 use ndarray::{Array4, ArrayView4, Axis, Slice};
 use tweedie_denoiser::{Condition, ConditionalDenoiser, DenoiserError, Preconditioned, SeededNoise};
-use tweedie_eval::ode::{Ode, Trace, dequantise, dequantised_bits_per_dim};
+use tweedie_eval::ode::{Ode, Trace, byte_bins, dequantise, dequantised_bits_per_dim};
 use tweedie_eval::vlb::{self, Options, SampleBound, VlbReport};
-use tweedie_eval::{Bins, Bound, Decoder, Estimate, ReverseVariance, Steps, bits_per_dim};
+use tweedie_eval::{Bound, Decoder, Estimate, ReverseVariance, Steps, bits_per_dim, byte_bins};
 use tweedie_samplers::{Clip, SchedulerSpec, SolverSpec};
-use tweedie_schedule::{NoiseLevel, Schedule, Variance};
+use tweedie_schedule::{Bins, NoiseLevel, Schedule, Variance};
 
 use super::args::EvalArgs;
 use super::data::Data;
@@ -101,7 +101,7 @@ pub fn run(model: &Loaded, data: &Data, args: &EvalArgs, common: &Common) -> Res
     let schedule = spec.schedule()?;
     let variance = variance(&spec, args);
     let bins = match model {
-        Loaded::Network(_) => Some(Bins::of_bytes(model.range())),
+        Loaded::Network(_) => Some(byte_bins(model.range())),
         Loaded::Oracle(_) => None,
     };
     let decoder = bins.map_or(Decoder::Density, Decoder::Bins);
@@ -244,8 +244,17 @@ impl<M: ConditionalDenoiser> ConditionalDenoiser for Clipped<M> {
         level: NoiseLevel,
         condition: &Condition,
     ) -> Result<Array4<f64>, DenoiserError> {
-        let mut x0 = self.model.denoise_with(x, level, condition)?;
-        self.clip.apply(&mut x0);
-        Ok(x0)
+        Ok(self.estimate_with(x, level, condition)?.x0)
+    }
+
+    fn estimate_with(
+        &self,
+        x: ArrayView4<'_, f64>,
+        level: NoiseLevel,
+        condition: &Condition,
+    ) -> Result<tweedie_denoiser::Estimate, DenoiserError> {
+        let mut estimate = self.model.estimate_with(x, level, condition)?;
+        self.clip.apply(&mut estimate.x0);
+        Ok(estimate)
     }
 }

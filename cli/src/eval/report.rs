@@ -125,6 +125,7 @@ fn variance(variance: Variance) -> &'static str {
         Variance::FixedSmall => "small",
         Variance::FixedLarge => "large",
         Variance::Unit => "unit",
+        Variance::LearnedRange => "learned",
         _ => "interpolated",
     }
 }

@@ -5,9 +5,9 @@
 use std::ops::ControlFlow;
 
 use ndarray::{Array4, Array5, ArrayView4, Axis, Zip};
-use tweedie_denoiser::{Denoiser, DenoiserError, ReplayNoise};
+use tweedie_denoiser::{Denoiser, DenoiserError, Estimate, ReplayNoise};
 use tweedie_samplers::{Plan, sample};
-use tweedie_schedule::{NoiseLevel, Schedule, prediction};
+use tweedie_schedule::{NoiseLevel, Schedule, VarianceRange, prediction};
 
 use super::*;
 
@@ -76,6 +76,12 @@ impl Denoiser for Model<'_> {
         let to_x0 = prediction::convert(self.prediction, Prediction::X0, level, None)?;
         Ok(Zip::from(x).and(&output).map_collect(|&x, &o| to_x0.apply(x, o)))
     }
+
+    fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
+        let t = (self.schedule.t_of_level(level)? - 1.0).round();
+        let fraction = x.mapv(|x| VarianceRange::fraction(0.5 * (x + t).cos()));
+        Ok(Estimate { x0: self.denoise(x, level)?, fraction: Some(fraction) })
+    }
 }
 
 #[test]
@@ -92,8 +98,9 @@ fn trajectories() {
     }
     let noise = ReplayNoise::new(initial, steps).unwrap();
     let rows = golden["trajectories"].as_array().unwrap();
-    assert!(rows.len() > 50);
-    for row in rows {
+    let learned = golden["learned"].as_array().unwrap();
+    assert!(rows.len() > 50 && learned.len() == 2);
+    for row in rows.iter().chain(learned) {
         let name = row["name"].as_str().unwrap();
         let mut spec = spec(&row["config"]).unwrap();
         if let SolverSpec::Ddim { eta, use_clipped_model_output, .. } = &mut spec.solver {
@@ -116,13 +123,5 @@ fn trajectories() {
         })
         .unwrap();
         assert_eq!(seen + 1, states.len(), "{name}");
-    }
-}
-
-#[test]
-fn learned_variances_are_refused_by_name() {
-    for row in golden()["learned"].as_array().unwrap() {
-        let message = spec(&row["config"]).unwrap_err().to_string();
-        assert!(message.contains("variance_type") && message.contains("learned_range"), "{message}");
     }
 }

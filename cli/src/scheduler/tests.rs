@@ -82,7 +82,7 @@ fn refusals_name_file_and_key() {
         (serde_json::json!({"beta_start": "small"}), "beta_start"),
         (serde_json::json!({"num_train_timesteps": 10.5}), "num_train_timesteps"),
         (serde_json::json!({"num_train_timesteps": -1}), "num_train_timesteps"),
-        (serde_json::json!({"variance_type": "learned_range"}), "variance_type"),
+        (serde_json::json!({"variance_type": "learned"}), "variance_type"),
         (serde_json::json!({"prediction_type": "flow"}), "prediction_type"),
         (serde_json::json!({"timestep_spacing": "even"}), "timestep_spacing"),
         (serde_json::json!({"clip_sample_range": -1.0}), "clip_sample_range"),

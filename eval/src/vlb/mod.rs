@@ -7,7 +7,7 @@
 //! L_0     = -ln p(x_0 | x_1)                                 the decoder
 //! ```
 //!
-//! with `p(x_{t-1} | x_t) = N(mu(x_t), sigma_q^2(t) I)`, where `mu` is the mean of the posterior `q(x_{t-1} | x_t, x_0)` with the
+//! with `p(x_{t-1} | x_t) = N(mu(x_t), sigma_q^2(t) I)` (a learned variance differs from value to value), where `mu` is the mean of the posterior `q(x_{t-1} | x_t, x_0)` with the
 //! model's estimate in place of `x_0`. Everything is in nats per sample; [`crate::bits_per_dim`] converts.
 
 mod evaluate;
@@ -16,10 +16,10 @@ mod path;
 use std::sync::Arc;
 
 use ndarray::{Array4, ArrayView4, Axis, Zip};
-use tweedie_denoiser::{Condition, ConditionalDenoiser, Denoiser, DenoiserError};
-use tweedie_schedule::{NoiseLevel, Posterior, Schedule, ScheduleError, forward};
+use tweedie_denoiser::{Condition, ConditionalDenoiser, Denoiser, DenoiserError, Estimate};
+use tweedie_schedule::gaussian::kl_isotropic;
+use tweedie_schedule::{NoiseLevel, Schedule, Variance, forward};
 
-use crate::gaussian::kl_isotropic;
 use crate::{Decoder, EvalError, ReverseVariance};
 
 pub use evaluate::{Options, SampleBound, Steps, Term, VlbReport, evaluate};
@@ -35,39 +35,12 @@ pub fn prior_kl(level: NoiseLevel, squares: f64, dims: usize) -> f64 {
     kl_isotropic(q.scale * q.scale * squares, q.variance, 1.0, dims)
 }
 
-/// The part of `L_{t-1}` that depends on the model, from the means: `|mu~ - mu|^2 / (2 s^2)` (Ho 2020, eq. 8).
-///
-/// `squares` is the squared distance of the means, `variance` is `s^2`.
-///
-/// Verified by `three_forms_of_a_step`.
-pub fn mean_form(squares: f64, variance: f64) -> f64 {
-    squares / (2.0 * variance)
-}
-
-/// As [`mean_form`], from `|x_0 - x_0^|^2`: `c^2 / (2 s^2) |x_0 - x_0^|^2` with
-/// `c = sqrt(abar_{t-1}) b_t / (1 - abar_t)`, the factor of `x_0` in the posterior's mean.
-///
-/// Verified by `three_forms_of_a_step`.
-pub fn x0_form(posterior: &Posterior, squares: f64, variance: f64) -> f64 {
-    mean_form(posterior.coef_x0() * posterior.coef_x0() * squares, variance)
-}
-
-/// As [`mean_form`], from `|eps - eps^|^2`: `b_t^2 / (2 s^2 (1 - abar_t) a_t) |eps - eps^|^2` (Ho 2020, eq. 12).
-///
-/// # Errors
-/// If the step loses all signal (`a_t = 0`).
-///
-/// Verified by `three_forms_of_a_step`.
-pub fn eps_form(posterior: &Posterior, squares: f64, variance: f64) -> Result<f64, ScheduleError> {
-    let factor = posterior.mean_from_eps()?.of_prediction;
-    Ok(mean_form(factor * factor * squares, variance))
-}
-
 /// A reverse process, up to its denoiser: the schedule, the variances of the steps and the decoder.
 #[derive(Clone, Debug)]
 pub struct Bound {
     schedule: Arc<Schedule>,
-    variances: Vec<f64>,
+    /// `None` if the model states them.
+    variances: Option<Vec<f64>>,
     decoder: Decoder,
 }
 
@@ -82,7 +55,8 @@ impl Bound {
         decoder: Decoder,
     ) -> Result<Self, EvalError> {
         let schedule = schedule.into();
-        let variances = variance.table(&schedule, &decoder)?;
+        let learned = *variance == ReverseVariance::Rule(Variance::LearnedRange);
+        let variances = if learned { None } else { Some(variance.table(&schedule, &decoder)?) };
         Ok(Self { schedule, variances, decoder })
     }
 
@@ -96,12 +70,31 @@ impl Bound {
         &self.decoder
     }
 
-    /// `sigma_q^2(t)` for `t` in 1..=T.
+    /// `sigma_q^2(t)` for `t` in 1..=T; `None` if the model states it.
     ///
     /// # Panics
     /// If `t` is outside 1..=T.
-    pub fn variance(&self, t: usize) -> f64 {
-        self.variances[t - 1]
+    pub fn variance(&self, t: usize) -> Option<f64> {
+        self.variances.as_ref().map(|variances| variances[t - 1])
+    }
+
+    /// `sigma_q^2(t)` of every value of a batch of estimates, which are of the same shape.
+    fn variances(&self, t: usize, estimate: &Estimate) -> Result<Array4<f64>, EvalError> {
+        if let Some(variance) = self.variance(t) {
+            return Ok(Array4::from_elem(estimate.x0.raw_dim(), variance));
+        }
+        let Some(fraction) = &estimate.fraction else {
+            return Err(EvalError::Parameter {
+                operation: "likelihood",
+                what: "the model of a learned variance",
+                expected: "one that states its variance: twice as many output channels as input channels".to_owned(),
+                found: "an estimate of x_0 alone".to_owned(),
+                remedy: "choose the small or the large variance",
+            });
+        };
+        check_shape("the model's variance", estimate.x0.shape(), fraction.shape())?;
+        let range = self.schedule.variance_range(t);
+        Ok(fraction.mapv(|v| range.log_variance(v).exp()))
     }
 
     /// `L_T` of each sample of `x0` `[N, C, H, W]`, in nats.
@@ -144,19 +137,22 @@ impl Bound {
         let level = self.schedule.level(t);
         let q = forward::q_sample(level);
         let xt = Zip::from(x0).and(eps).map_collect(|&x0, &eps| q.apply(x0, eps));
-        let estimate = denoised(model, &xt, level)?;
-        let posterior = self.schedule.posterior(t);
+        let estimate = estimated(model, &xt, level)?;
+        let (posterior, variances) = (self.schedule.posterior(t), self.variances(t, &estimate)?);
         let mut terms = Vec::with_capacity(x0.dim().0);
-        for (i, ((x0, xt), estimate)) in
-            x0.axis_iter(Axis(0)).zip(xt.axis_iter(Axis(0))).zip(estimate.axis_iter(Axis(0))).enumerate()
-        {
+        for i in 0..x0.dim().0 {
+            let [x0, xt, estimate, variances] =
+                [x0, xt.view(), estimate.x0.view(), variances.view()].map(|values| values.index_axis_move(Axis(0), i));
             let mean = xt.iter().zip(&estimate).map(|(&xt, &estimate)| posterior.mean(xt, estimate));
             let term = if t == 1 {
-                self.decoder.nll(name(i), x0.iter().copied().zip(mean), self.variance(1))?
+                let values = x0.iter().zip(mean).zip(&variances).map(|((&x0, mean), &variance)| (x0, mean, variance));
+                self.decoder.nll(name(i), values)?
             } else {
                 let exact = xt.iter().zip(&x0).map(|(&xt, &x0)| posterior.mean(xt, x0));
-                let squares = exact.zip(mean).map(|(exact, mean)| (exact - mean) * (exact - mean)).sum();
-                kl_isotropic(squares, posterior.variance(), self.variance(t), x0.len())
+                let of_value = |((exact, mean), &variance): ((f64, f64), &f64)| {
+                    kl_isotropic((exact - mean) * (exact - mean), posterior.variance(), variance, 1)
+                };
+                exact.zip(mean).zip(&variances).map(of_value).sum()
             };
             if !term.is_finite() {
                 let (operation, place) = ("variational bound", format!("step {t}"));
@@ -179,8 +175,17 @@ impl<D: Denoiser> ConditionalDenoiser for Unconditioned<D> {
         level: NoiseLevel,
         condition: &Condition,
     ) -> Result<Array4<f64>, DenoiserError> {
+        Ok(self.estimate_with(x, level, condition)?.x0)
+    }
+
+    fn estimate_with(
+        &self,
+        x: ArrayView4<'_, f64>,
+        level: NoiseLevel,
+        condition: &Condition,
+    ) -> Result<Estimate, DenoiserError> {
         if condition.is_null() {
-            return self.0.denoise(x, level);
+            return self.0.estimate(x, level);
         }
         let message = "this denoiser takes no condition; evaluate it without labels".to_owned();
         Err(DenoiserError::Condition { operation: "likelihood", message })
@@ -189,8 +194,13 @@ impl<D: Denoiser> ConditionalDenoiser for Unconditioned<D> {
 
 /// The model's estimate, of the shape of its input.
 pub(crate) fn denoised(model: &dyn Denoiser, x: &Array4<f64>, level: NoiseLevel) -> Result<Array4<f64>, EvalError> {
-    let estimate = model.denoise(x.view(), level)?;
-    check_shape("the model's estimate", x.shape(), estimate.shape())?;
+    Ok(estimated(model, x, level)?.x0)
+}
+
+/// As [`denoised`], with the learned variance where the model has one.
+fn estimated(model: &dyn Denoiser, x: &Array4<f64>, level: NoiseLevel) -> Result<Estimate, EvalError> {
+    let estimate = model.estimate(x.view(), level)?;
+    check_shape("the model's estimate", x.shape(), estimate.x0.shape())?;
     Ok(estimate)
 }
 

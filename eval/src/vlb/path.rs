@@ -2,11 +2,11 @@
 
 use ndarray::{Array4, ArrayView4, Axis, Zip};
 use tweedie_denoiser::{Denoiser, Noise, Purpose};
-use tweedie_schedule::forward;
+use tweedie_schedule::gaussian::log_normal;
+use tweedie_schedule::{ScheduleError, forward};
 
 use super::{Bound, denoised};
 use crate::EvalError;
-use crate::gaussian::log_normal;
 
 /// The log-ratio of one path `x_0, x_1, ..., x_T` in its two forms, in nats; they are equal, and their mean over paths is the
 /// variational bound.
@@ -25,7 +25,7 @@ impl Bound {
     /// It calls the model T times. Its mean is that of [`super::evaluate`], its variance is larger.
     ///
     /// # Errors
-    /// As [`Bound::term`]; or if the source has no such noise.
+    /// As [`Bound::term`]; or if the source has no such noise, or the variance is a learned one.
     ///
     /// Verified by `log_ratios_of_a_path_are_equal`.
     /// Verified by `log_ratio_of_an_exact_reversal_is_the_density`.
@@ -41,7 +41,8 @@ impl Bound {
         for t in 1..=last {
             let (level, posterior, step) =
                 (self.schedule.level(t), self.schedule.posterior(t), forward::q_step(&self.schedule, t));
-            let (marginal, variance) = (forward::q_sample(level), self.variance(t));
+            let marginal = forward::q_sample(level);
+            let variance = self.variance(t).ok_or(ScheduleError::LearnedVariance)?;
             let z = drawn(noise, Purpose::Step(t), &|i| i, x0.raw_dim())?;
             let now = Zip::from(&before).and(&z).map_collect(|&x, &z| step.apply(x, z));
             let estimate = denoised(model, &now, level)?;
@@ -55,7 +56,7 @@ impl Bound {
                 };
                 let mean = |j: usize| posterior.mean(now[j], estimate[j]);
                 let reverse = if t == 1 {
-                    -self.decoder.nll(i, (0..dims).map(|j| (before[j], mean(j))), variance)?
+                    -self.decoder.nll(i, (0..dims).map(|j| (before[j], mean(j), variance)))?
                 } else {
                     log_normal(squares(&before, &mean), variance, dims)
                 };
