@@ -64,6 +64,7 @@ impl Solver for Ddim {
 /// infinity.
 ///
 /// Verified by `ddim_encodes_and_decodes`. Verified by `ddim_encodes_gaussians`.
+/// Verified by `encoding_starts_from_the_data`.
 pub fn ddim_encode(
     denoiser: &dyn Denoiser,
     grid: &StepGrid,

@@ -211,6 +211,23 @@ fn encoding_is_checked() {
     assert!(matches!(error, SamplerError::NotFinite { position: 1, total: 4, t: 10, .. }), "{error}");
 }
 
+/// One move from the data up to a level with much noise: alpha x + sigma eps with eps = -sigma score at alpha x, in closed
+/// form for a Gaussian.
+#[test]
+fn encoding_starts_from_the_data() {
+    let schedule = linear(40);
+    let grid = StepGrid::from_steps(40, vec![20]).unwrap();
+    let level = schedule.level(20);
+    let x = Array4::from_shape_vec((1, 1, 1, 3), vec![0.1, 0.7, 1.5]).unwrap();
+    let found = ddim_encode(&gaussian([1, 1, 3]), &grid, &schedule, x.view()).unwrap();
+    let variance = level.abar() * STD * STD + level.sigma().powi(2);
+    let expected = x.mapv(|x| {
+        let score = level.alpha() * (MEAN - x) / variance;
+        level.alpha() * x - level.sigma().powi(2) * score
+    });
+    assert!(largest_difference(&found, &expected) < 1e-14, "{found} instead of {expected}");
+}
+
 /// A denoiser whose estimate is far from the state.
 struct Huge;
 
