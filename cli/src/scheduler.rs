@@ -11,6 +11,9 @@ use tweedie_checkpoint::Config;
 use tweedie_samplers::{Clip, SamplerError, SchedulerSpec, SolverSpec, VarianceType};
 use tweedie_schedule::{BetaSchedule, Prediction, Schedule, ScheduleError, Spacing};
 
+/// A prediction that diffusers has no name for: the score or the mean. It goes before `prediction_type`.
+pub const PREDICTION_KEY: &str = "_tweedie_prediction";
+
 /// The classes whose files can be used as they are, with the sampler that they mean.
 const CLASSES: [(&str, SolverSpec); 2] = [("DDPMScheduler", SolverSpec::ddpm()), ("DDIMScheduler", SolverSpec::ddim())];
 
@@ -202,7 +205,12 @@ fn prediction(reader: &mut Reader<'_>) -> Result<Prediction, SchedulerError> {
     // The name of early versions, which had two predictions.
     let default = if reader.boolean("predict_epsilon", true)? { "epsilon" } else { "sample" };
     let name = reader.text("prediction_type", default)?;
-    Prediction::from_config_name(&name).map_err(|e| reader.refused("prediction_type", &e))
+    let named = Prediction::from_config_name(&name).map_err(|e| reader.refused("prediction_type", &e))?;
+    if !reader.config.contains_key(PREDICTION_KEY) {
+        return Ok(named);
+    }
+    let name = reader.text(PREDICTION_KEY, named.name())?;
+    Prediction::from_name(&name).map_err(|e| reader.refused(PREDICTION_KEY, &e))
 }
 
 fn clip(reader: &mut Reader<'_>) -> Result<Clip, SchedulerError> {

@@ -448,3 +448,36 @@ fn what_cannot_be_run_is_refused_before_any_work() {
     // Fewer noise steps than the samples of a preset take are no contradiction of the user's.
     bench.succeed("train --preset tiny --data data --train-steps 5 --batch 48 --steps 1 --out few --quiet");
 }
+
+/// Every objective trains, and what it leaves can be sampled and evaluated.
+#[test]
+fn every_objective_leaves_a_model_that_draws() {
+    let bench = bench();
+    for (run, options, sampler) in [
+        ("hybrid", "--loss hybrid --step-sampling importance", "DDPMScheduler"),
+        ("bound", "--loss vlb --variance fixed-large", "DDIMScheduler"),
+        ("learned", "--loss vlb --variance learned-range", "DDPMScheduler"),
+        ("score", "--prediction score --weighting p2", "DDIMScheduler"),
+        ("mean", "--prediction mean", "DDPMScheduler"),
+        ("v", "--prediction v --weighting min-snr", "DDIMScheduler"),
+        ("x0", "--prediction x0 --weighting edm", "DDIMScheduler"),
+    ] {
+        bench.succeed(&format!("train --config tiny.toml --out {run} --steps 2 {options}"));
+        let scheduler = read_config(bench.path(run).join("scheduler/scheduler_config.json")).unwrap();
+        assert_eq!(scheduler["_class_name"], sampler, "{run}");
+        bench.succeed(&format!("sample --model {run} --labels 1 --guidance 1.5 --steps 5 --out {run}.npy"));
+        let text = bench
+            .succeed(&format!("eval --model {run} --data data --split train --limit 2 --steps-per-image 2 --json"));
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let variance =
+            if scheduler.get("variance_type").is_some_and(|v| v == "learned_range") { "learned" } else { "small" };
+        assert!(text.contains(&format!("\"variance\": \"{variance}\"")), "{run}: {document}");
+        // What the run's directory says is enough to go on.
+        bench.succeed(&format!("train --out {run} --resume --steps 3"));
+        assert_eq!(steps_of(&bench, run), 3);
+    }
+    bench.fail("train --config tiny.toml --out no --loss hybrid --variance unit", 2, &["learned-range", "a fixed one"]);
+    bench.fail("train --config tiny.toml --out no --variance learned-range", 2, &["hybrid or vlb"]);
+    bench.fail("train --config tiny.toml --out no --loss vlb --weighting p2", 2, &["weighting", "weights of its own"]);
+    bench.fail("train --preset book --out no --loss hybrid", 1, &["UNetCond", "--variance"]);
+}

@@ -397,7 +397,7 @@ fn the_first_term_is_that_of_the_bins() {
             let expected = -probability(0) - probability(1);
             assert!((terms[i] - expected).abs() < 1e-9 * expected, "{} instead of {expected}", terms[i]);
         }
-        assert_eq!(bound.variance(1).unwrap(), schedule.posterior(2).variance());
+        assert!((bound.variance(1).unwrap() / schedule.posterior(2).variance() - 1.0).abs() < 1e-14);
     }
 }
 
@@ -448,4 +448,42 @@ fn mistakes_are_named() {
         vlb::evaluate(&bins, &good, off.view(), &Condition::none(2), &Signs, Options { batch: 1, ..ALL }, &mut |_| ());
     let error = error.unwrap_err().to_string();
     assert!(error.contains("sample 1") && error.contains("0.5"), "{error}");
+}
+
+/// A model that states one fraction for every value has the bound of the fixed interpolation; other models are refused.
+#[test]
+fn a_learned_variance_enters_the_bound() {
+    struct Stating(MixtureOracle, f64);
+    impl tweedie_denoiser::Denoiser for Stating {
+        fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
+            self.0.denoise(x, level)
+        }
+
+        fn estimate(
+            &self,
+            x: ArrayView4<'_, f64>,
+            level: NoiseLevel,
+        ) -> Result<tweedie_denoiser::Estimate, DenoiserError> {
+            let fraction = Some(Array4::from_elem(x.dim(), self.1));
+            Ok(tweedie_denoiser::Estimate { x0: self.0.denoise(x, level)?, fraction })
+        }
+    }
+    let schedule = Schedule::new(&BetaSchedule::Linear { start: 0.01, end: 0.3 }, 12).unwrap();
+    let (oracle, fraction) = (common::gaussian(0.2, 0.5, 3), 0.35);
+    let x0 = Array4::from_shape_fn((4, 1, 1, 3), |(i, _, _, j)| (3 * i + j) as f64 / 6.0 - 1.0);
+    let eps = x0.mapv(|x| (7.0 * x).sin());
+    for decoder in [Decoder::Density, Decoder::Bins(Bins::new(-1.0, 1.0, 13).unwrap())] {
+        let bound = |rule| Bound::new(schedule.clone(), &ReverseVariance::Rule(rule), decoder).unwrap();
+        let (learned, fixed) = (bound(Variance::LearnedRange), bound(Variance::Interpolated { fraction }));
+        assert_eq!(learned.variance(3), None);
+        for t in 1..=12 {
+            let found = learned.term(&Stating(oracle.clone(), fraction), x0.view(), eps.view(), t).unwrap();
+            let expected = fixed.term(&oracle, x0.view(), eps.view(), t).unwrap();
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-9 * (1.0 + expected.abs()), "{found}, not {expected}, t = {t}");
+            }
+        }
+        let error = learned.term(&oracle, x0.view(), eps.view(), 3).unwrap_err().to_string();
+        assert!(error.contains("twice as many output channels"), "{error}");
+    }
 }

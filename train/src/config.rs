@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use tweedie_data::Range;
-use tweedie_schedule::{BetaSchedule, Prediction, Schedule, TimestepMapping};
+use tweedie_schedule::{BetaSchedule, Bins, Prediction, Schedule, TimestepMapping, Variance, Weighting};
 
-use crate::{AdamW, LrDecay, LrSchedule, TrainError};
+use crate::{AdamW, Loss, LrDecay, LrSchedule, Objective, Terms, TrainError};
 
 /// When a run ends. Totals: what was done before a resume counts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,104 @@ impl NoiseConfig {
     }
 }
 
+/// [`Weighting`] as it is written in a configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum WeightingConfig {
+    /// [`Weighting::Uniform`].
+    #[default]
+    Uniform,
+    /// [`Weighting::MinSnr`].
+    MinSnr {
+        /// `gamma > 0`.
+        gamma: f64,
+    },
+    /// [`Weighting::P2`].
+    P2 {
+        /// `gamma >= 0`.
+        gamma: f64,
+        /// `k > 0`.
+        k: f64,
+    },
+    /// [`Weighting::Edm`].
+    Edm {
+        /// `sigma_data > 0`.
+        sigma_data: f64,
+    },
+}
+
+impl WeightingConfig {
+    /// The names that [`WeightingConfig::from_name`] knows.
+    pub const NAMES: [&str; 4] = ["uniform", "min-snr", "p2", "edm"];
+
+    /// The weighting of a name, with the parameters of its paper.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "uniform" => Some(Self::Uniform),
+            "min-snr" => Some(Self::MinSnr { gamma: 5.0 }),
+            "p2" => Some(Self::P2 { gamma: 1.0, k: 1.0 }),
+            "edm" => Some(Self::Edm { sigma_data: 0.5 }),
+            _ => None,
+        }
+    }
+
+    /// The weighting.
+    pub fn weighting(self) -> Weighting {
+        match self {
+            Self::Uniform => Weighting::Uniform,
+            Self::MinSnr { gamma } => Weighting::MinSnr { gamma },
+            Self::P2 { gamma, k } => Weighting::P2 { gamma, k },
+            Self::Edm { sigma_data } => Weighting::Edm { sigma_data },
+        }
+    }
+}
+
+/// The variance of the reverse step in the bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum VarianceConfig {
+    /// `b~`.
+    #[default]
+    FixedSmall,
+    /// `b`.
+    FixedLarge,
+    /// 1.
+    Unit,
+    /// Between the first two, learned for every pixel: the network has twice the output channels (Nichol & Dhariwal 2021).
+    LearnedRange,
+}
+
+impl VarianceConfig {
+    /// The variance.
+    pub fn variance(self) -> Variance {
+        match self {
+            Self::FixedSmall => Variance::FixedSmall,
+            Self::FixedLarge => Variance::FixedLarge,
+            Self::Unit => Variance::Unit,
+            Self::LearnedRange => Variance::LearnedRange,
+        }
+    }
+}
+
+/// How the steps of a batch are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum StepSampling {
+    /// Every step alike.
+    #[default]
+    Uniform,
+    /// By the size of their losses, see [`Importance`](crate::Importance).
+    Importance,
+}
+
+/// Whether a field has its default, in which case it is not written: states of earlier versions do not have it.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// Everything that decides what a training run computes, but for the network and the data.
 ///
 /// Two runs with equal configurations, networks and data compute the same bits.
@@ -80,9 +178,23 @@ pub struct TrainConfig {
     pub length: RunLength,
     /// Images per step, at least 1; 64 by default.
     pub batch: usize,
-    /// What the network is trained to predict: `eps`, `x0` or `v`; `eps` by default (Ho 2020).
+    /// What the network is trained to predict: `eps`, `x0`, `v`, `score` or `mean`; `eps` by default (Ho 2020).
     #[serde(with = "names::prediction")]
     pub prediction: Prediction,
+    /// What is minimised: `simple`, `vlb` or `hybrid`; `simple` by default (Ho 2020).
+    #[serde(skip_serializing_if = "is_default")]
+    pub loss: Loss,
+    /// Weights of the squared error: `"uniform"`, `{ min-snr = { gamma = 5.0 } }`, `{ p2 = { gamma = 1.0, k = 1.0 } }` or
+    /// `{ edm = { sigma_data = 0.5 } }`; `"uniform"` by default.
+    #[serde(skip_serializing_if = "is_default")]
+    pub weighting: WeightingConfig,
+    /// The variance of the reverse step in the bound: `fixed-small`, `fixed-large`, `unit` or `learned-range`; `fixed-small` by
+    /// default.
+    #[serde(skip_serializing_if = "is_default")]
+    pub variance: VarianceConfig,
+    /// How steps are drawn: `uniform` or `importance`; `uniform` by default.
+    #[serde(skip_serializing_if = "is_default")]
+    pub step_sampling: StepSampling,
     /// The number that the network sees for step t: `zero-based` (t - 1, as diffusers counts) or `one-based` (t);
     /// `zero-based` by default.
     #[serde(with = "names::timestep")]
@@ -124,6 +236,10 @@ impl Default for TrainConfig {
             length: RunLength::Epochs(10),
             batch: 64,
             prediction: Prediction::Eps,
+            loss: Loss::default(),
+            weighting: WeightingConfig::default(),
+            variance: VarianceConfig::default(),
+            step_sampling: StepSampling::default(),
             timestep: TimestepMapping::ZeroBased,
             range: Range::MinusOneOne,
             label_dropout: 0.1,
@@ -177,8 +293,21 @@ impl TrainConfig {
         if self.batch == 0 {
             return Err(wrong("batch", "at least 1", 0, "choose the number of images per step"));
         }
-        if !matches!(self.prediction, Prediction::Eps | Prediction::X0 | Prediction::V) {
-            return Err(wrong("prediction", "eps, x0 or v", self.prediction.name(), "choose one of them"));
+        let learned = self.variance == VarianceConfig::LearnedRange;
+        match self.loss {
+            Loss::Simple if learned => {
+                let expected = "hybrid or vlb, since the variance is learned";
+                return Err(wrong("loss", expected, "simple", "change it, or choose a fixed variance"));
+            }
+            Loss::Hybrid if !learned => {
+                let expected = "learned-range, since the hybrid loss trains the variance by the bound";
+                return Err(wrong("variance", expected, "a fixed one", "change it, or choose another loss"));
+            }
+            Loss::Vlb if self.weighting != WeightingConfig::Uniform => {
+                let expected = "uniform, since the bound has weights of its own";
+                return Err(wrong("weighting", expected, "another one", "leave it out, or choose another loss"));
+            }
+            _ => {}
         }
         number("label_dropout", self.label_dropout, closed(self.label_dropout), "in [0, 1]")?;
         number("lr", self.lr, normal(self.lr), NORMAL)?;
@@ -191,7 +320,7 @@ impl TrainConfig {
         number("adamw.beta2", beta2, unit(beta2), "in [0, 1)")?;
         number("adamw.eps", eps, normal(eps), NORMAL)?;
         number("adamw.weight_decay", weight_decay, not_negative(weight_decay), "at least 0 and finite")?;
-        self.noise.build()?;
+        self.objective()?;
         Ok(())
     }
 
@@ -212,6 +341,21 @@ impl TrainConfig {
             self.lr_decay_steps = Some(steps);
         }
         Ok(self)
+    }
+
+    /// What is minimised.
+    ///
+    /// # Errors
+    /// If the noise schedule cannot be built, or a weight does not exist at one of its steps.
+    pub(crate) fn objective(&self) -> Result<Objective, TrainError> {
+        let terms = Terms {
+            loss: self.loss,
+            weighting: self.weighting.weighting(),
+            variance: self.variance.variance(),
+            bins: Bins::new(self.range.from_byte(0).into(), self.range.from_byte(u8::MAX).into(), 256)?,
+        };
+        let schedule = self.noise.build()?;
+        Objective::with_terms(&schedule, self.prediction, self.timestep, self.label_dropout, self.seed, terms)
     }
 
     /// The learning rate of every step, once [`TrainConfig::resolved`].
@@ -281,8 +425,8 @@ mod names {
     }
 
     named!(prediction, tweedie_schedule::Prediction, {
-        use tweedie_schedule::Prediction::{Eps, V, X0};
-        [("eps", Eps), ("x0", X0), ("v", V)]
+        use tweedie_schedule::Prediction::{Eps, Mean, Score, V, X0};
+        [("eps", Eps), ("x0", X0), ("v", V), ("score", Score), ("mean", Mean)]
     });
     named!(timestep, tweedie_schedule::TimestepMapping, {
         use tweedie_schedule::TimestepMapping::{OneBased, ZeroBased};

@@ -18,9 +18,9 @@ mod state;
 mod trainer;
 
 pub use adamw::{AdamW, Optimizer, clip_factor, global_norm};
-pub use config::{NoiseConfig, RunLength, TrainConfig};
+pub use config::{NoiseConfig, RunLength, StepSampling, TrainConfig, VarianceConfig, WeightingConfig};
 pub use error::TrainError;
 pub use lr::{LrDecay, LrSchedule};
-pub use objective::{NoisyBatch, Objective, mean_squared_error};
+pub use objective::{BatchLoss, Chances, HYBRID_FACTOR, Importance, Loss, NoisyBatch, Objective, Terms};
 pub use state::{ARCHITECTURE, check_architecture};
 pub use trainer::{Hooks, RunEnd, StepReport, Trainer};

@@ -1,10 +1,12 @@
-//! The simple objective (FORMULAS 4.3; Ho, Jain & Abbeel 2020, Algorithm 1 and eq. 14), for a prediction of eps, x_0 or v:
+//! The objectives (FORMULAS 4.1 to 4.3). The simple one (Ho, Jain & Abbeel 2020, Algorithm 1 and eq. 14):
 //!
 //! ```text
 //! t ~ U{1..T},  eps ~ N(0, I),  x_t = alpha_t x_0 + sigma_t eps
 //! L = mean over images and pixels of (f(x_t, t, y) - target)²
-//! target = eps,  x_0,  or  v = alpha_t eps - sigma_t x_0  (Salimans & Ho 2022, appendix D)
+//! target = eps,  x_0,  v = alpha_t eps - sigma_t x_0  (Salimans & Ho 2022, appendix D),  the score or the mean
 //! ```
+//!
+//! [`Loss`] has the others, [`Terms`] their options.
 //!
 //! With the probability of label dropout `y` is the null condition (Ho & Salimans 2022, Algorithm 1). Every random number
 //! of image `i` of step `s` comes from a generator keyed by `(seed, s, i)`: a step is a pure function of the
@@ -15,9 +17,15 @@ use ndarray_rand::rand::Rng;
 use ndarray_rand::rand_distr::StandardNormal;
 use rayon::prelude::*;
 use tweedie_denoiser::{Condition, rng_for};
-use tweedie_schedule::{Prediction, Schedule, TimestepMapping, forward};
+use tweedie_schedule::{Bins, Prediction, Schedule, TimestepMapping, Variance, Weighting, forward};
 
 use crate::TrainError;
+
+mod importance;
+mod loss;
+
+pub use importance::{Chances, Importance};
+pub use loss::{BatchLoss, HYBRID_FACTOR, Loss, Terms};
 
 /// Separates this generator from every other one that is keyed by the same seed.
 const DOMAIN: &str = "train/objective";
@@ -35,6 +43,8 @@ pub struct NoisyBatch {
     pub condition: Condition,
     /// What the network should answer, `[N, C, H, W]`.
     pub target: Array4<f32>,
+    /// What the loss of each image counts: 1, or `1 / (T p_t)` where steps are drawn with other chances than equal ones.
+    pub importance: Vec<f64>,
 }
 
 /// `x_t = signal x_0 + noise eps` and `target = of_x0 x_0 + of_eps eps` of one step.
@@ -46,7 +56,7 @@ struct Coefs {
     of_eps: f32,
 }
 
-/// The simple objective on a schedule.
+/// An objective on a schedule.
 #[derive(Clone, Debug)]
 pub struct Objective {
     seed: u64,
@@ -54,10 +64,13 @@ pub struct Objective {
     label_dropout: f64,
     /// Entry `t - 1` is step `t`.
     coefs: Vec<Coefs>,
+    /// The same of the loss.
+    steps: Vec<loss::Step>,
+    terms: Terms,
 }
 
 impl Objective {
-    /// The objective for a prediction; `label_dropout` is a probability.
+    /// The simple objective for a prediction; `label_dropout` is a probability.
     ///
     /// # Errors
     /// If the prediction has no target at a step of the schedule.
@@ -68,11 +81,32 @@ impl Objective {
         label_dropout: f64,
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let coefs = schedule.levels()[1..]
-            .iter()
-            .map(|&level| {
+        let terms = Terms {
+            loss: Loss::Simple,
+            weighting: Weighting::Uniform,
+            variance: Variance::FixedSmall,
+            bins: Bins::new(-1.0, 1.0, 256)?,
+        };
+        Self::with_terms(schedule, prediction, mapping, label_dropout, seed, terms)
+    }
+
+    /// The objective of any [`Terms`].
+    ///
+    /// # Errors
+    /// As [`Objective::new`]; or if a weight or a variance does not exist at a step.
+    pub fn with_terms(
+        schedule: &Schedule,
+        prediction: Prediction,
+        mapping: TimestepMapping,
+        label_dropout: f64,
+        seed: u64,
+        terms: Terms,
+    ) -> Result<Self, TrainError> {
+        let coefs = (1..=schedule.steps())
+            .map(|t| {
+                let level = schedule.level(t);
                 let q = forward::q_sample(level);
-                let target = prediction.target(level, None)?;
+                let target = prediction.target(level, Some(&schedule.posterior(t)))?;
                 Ok(Coefs {
                     signal: q.scale as f32,
                     noise: q.variance.sqrt() as f32,
@@ -81,7 +115,31 @@ impl Objective {
                 })
             })
             .collect::<Result<_, TrainError>>()?;
-        Ok(Self { seed, mapping, label_dropout, coefs })
+        let steps = (1..=schedule.steps())
+            .map(|t| Ok(loss::Step::new(schedule, t, prediction, &terms)?))
+            .collect::<Result<_, TrainError>>()?;
+        Ok(Self { seed, mapping, label_dropout, coefs, steps, terms })
+    }
+
+    /// How many channels a network puts out for images of `channels` channels: as many, or twice as many where it learns
+    /// variances.
+    pub fn output_channels(&self, channels: usize) -> usize {
+        if self.terms.variance == Variance::LearnedRange { 2 * channels } else { channels }
+    }
+
+    /// The loss of the network's `output` for a batch that was drawn from the images `x0` `[N, C, H, W]`, and its gradient.
+    /// Summed in f64, image by image, in a fixed order.
+    ///
+    /// # Panics
+    /// If the output has not [`Objective::output_channels`] or the shapes differ otherwise; for the bound, if a pixel is none
+    /// of the levels.
+    ///
+    /// Verified by `gradients_are_differences_of_the_loss`.
+    pub fn loss(&self, batch: &NoisyBatch, x0: ArrayView4<'_, f32>, output: ArrayView4<'_, f32>) -> BatchLoss {
+        let (n, c, h, w) = batch.target.dim();
+        assert_eq!(x0.dim(), batch.target.dim(), "the images of the batch");
+        assert_eq!(output.dim(), (n, self.output_channels(c), h, w), "the output for the batch");
+        loss::of_batch(&self.steps, &self.terms, batch, x0, output)
     }
 
     /// The batch of step `step` from images `x0` `[N, C, H, W]` and their labels (empty: no condition).
@@ -89,6 +147,20 @@ impl Objective {
     /// # Panics
     /// If there are labels, but not one per image.
     pub fn draw(&self, step: u64, x0: ArrayView4<'_, f32>, labels: &[usize]) -> NoisyBatch {
+        self.draw_with(step, x0, labels, None)
+    }
+
+    /// As [`Objective::draw`], with other chances of the steps than equal ones.
+    ///
+    /// # Panics
+    /// If there are labels, but not one per image.
+    pub fn draw_with(
+        &self,
+        step: u64,
+        x0: ArrayView4<'_, f32>,
+        labels: &[usize],
+        chances: Option<&Chances>,
+    ) -> NoisyBatch {
         let n = x0.dim().0;
         assert!(labels.is_empty() || labels.len() == n, "one label per image, or none at all");
         let mut x_t = Array4::zeros(x0.raw_dim());
@@ -100,7 +172,10 @@ impl Objective {
             .map(|(i, ((x0, mut x_t), mut target))| {
                 let mut random = rng_for(self.seed, DOMAIN, step, i as u64);
                 // A u32, so that the draw is the same where usize has 32 bits.
-                let t = random.random_range(0..self.coefs.len() as u32) as usize + 1;
+                let t = match chances {
+                    None => random.random_range(0..self.coefs.len() as u32) as usize + 1,
+                    Some(chances) => chances.step(random.random()),
+                };
                 // Drawn for every image, so that the noise does not depend on whether there are labels.
                 let dropped = random.random::<f64>() < self.label_dropout;
                 let Coefs { signal, noise, of_x0, of_eps } = self.coefs[t - 1];
@@ -119,35 +194,9 @@ impl Objective {
         };
         let steps: Vec<usize> = drawn.iter().map(|&(t, _)| t).collect();
         let timesteps = steps.iter().map(|&t| self.mapping.of_step(t as f64)).collect();
-        NoisyBatch { x_t, steps, timesteps, condition, target }
+        let importance = steps.iter().map(|&t| chances.map_or(1.0, |chances| chances.importance(t))).collect();
+        NoisyBatch { x_t, steps, timesteps, condition, target, importance }
     }
-}
-
-/// The mean squared error over all elements, and its gradient `2 (output - target) / n` with respect to the output.
-///
-/// Summed in f64, image by image, in a fixed order. Of no elements: 0.
-///
-/// # Panics
-/// If the shapes differ.
-pub fn mean_squared_error(output: ArrayView4<'_, f32>, target: ArrayView4<'_, f32>) -> (f64, Array4<f32>) {
-    assert_eq!(output.dim(), target.dim(), "mean squared error of tensors of one shape");
-    let n = output.len().max(1) as f64;
-    let scale = (2.0 / n) as f32;
-    let mut gradient = Array4::zeros(output.raw_dim());
-    let images: Vec<_> = output.outer_iter().zip(target.outer_iter()).zip(gradient.outer_iter_mut()).collect();
-    let sums: Vec<f64> = images
-        .into_par_iter()
-        .map(|((output, target), mut gradient)| {
-            let mut sum = 0.0;
-            for ((&output, &target), gradient) in output.iter().zip(target).zip(&mut gradient) {
-                let difference = output - target;
-                sum += f64::from(difference) * f64::from(difference);
-                *gradient = scale * difference;
-            }
-            sum
-        })
-        .collect();
-    (sums.iter().sum::<f64>() / n, gradient)
 }
 
 #[cfg(test)]

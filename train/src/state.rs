@@ -1,7 +1,7 @@
 //! The whole state of a run in one file, so that a resumed run computes the bits of one that was never interrupted.
 //!
 //! The file (see [`tweedie_checkpoint::save_state`]) holds the vectors `params` (as trained), `ema`, `adam_m` and
-//! `adam_v`, and as text the progress and JSON documents: the configuration, the network's table of parameters, a
+//! `adam_v`, under importance sampling `losses`, and as text the progress and JSON documents: the configuration, the network's table of parameters, a
 //! description of the data and, where [`Trainer::with_architecture`] gave it, one of the network. The order of the images and all noise follow from the seed and the step.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use tweedie_data::Dataset;
 use tweedie_denoiser::{Param, Params, Role};
 
 use crate::trainer::Progress;
-use crate::{TrainConfig, TrainError, Trainer};
+use crate::{Importance, TrainConfig, TrainError, Trainer};
 
 /// Fields of the configuration that decide how far a run goes and how often it is saved, but no number that it computes.
 const HARMLESS: [&str; 2] = ["length", "checkpoint_minutes"];
@@ -22,6 +22,9 @@ const MAX_STEP: u64 = 1 << 53;
 
 /// Seconds beyond this are no time of training: 30 000 years.
 const MAX_SECONDS: f64 = 1e12;
+
+/// The entry with the losses of the steps, where these are drawn by them.
+const LOSSES: &str = "losses";
 
 /// The entry with the description of the network, which states of early versions lack.
 pub const ARCHITECTURE: &str = "architecture";
@@ -46,12 +49,14 @@ impl Trainer<'_> {
         if let Some(architecture) = &self.architecture {
             meta.insert(ARCHITECTURE.to_owned(), architecture.to_string());
         }
-        let vectors = [
+        let losses = self.importance.as_ref().map(Importance::to_numbers);
+        let mut vectors = vec![
             ("params", self.net.params().values()),
             ("ema", self.optimizer.ema()),
             ("adam_m", self.optimizer.first_moment()),
             ("adam_v", self.optimizer.second_moment()),
         ];
+        vectors.extend(losses.as_deref().map(|losses| (LOSSES, losses)));
         Ok(tweedie_checkpoint::save_state(path, &vectors, meta)?)
     }
 
@@ -108,7 +113,22 @@ impl Trainer<'_> {
         let n = self.net.params().len();
         let params = state.take("params", n)?;
         let vectors = [state.take("adam_m", n)?, state.take("adam_v", n)?, state.take("ema", n)?];
+        let importance = match &self.importance {
+            Some(_) => {
+                let steps = self.config.noise.train_steps;
+                let numbers = state.take(LOSSES, Importance::numbers(steps))?;
+                let wrong = || TrainError::State {
+                    file: file.clone(),
+                    what: format!("the entry {LOSSES}"),
+                    expected: "finite losses and how many there are of each step".to_owned(),
+                    found: "other numbers".to_owned(),
+                };
+                Some(Importance::from_numbers(steps, &numbers).ok_or_else(wrong)?)
+            }
+            None => None,
+        };
 
+        self.importance = importance;
         self.net.params_mut().values_mut().copy_from_slice(&params);
         for (to, from) in self.optimizer.vectors_mut().into_iter().zip(&vectors) {
             to.copy_from_slice(from);

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ndarray::Array4;
+use ndarray::{Array4, ArrayView4};
 use serde_json::Value;
 use tweedie_data::{Batches, Dataset};
 use tweedie_denoiser::{Network, NetworkGrad, Params, Role};
@@ -12,9 +12,9 @@ use tweedie_denoiser::{Network, NetworkGrad, Params, Role};
 use crate::adamw::global_norm;
 use crate::config::wrong;
 use crate::log::LogRow;
-use crate::objective::{NoisyBatch, mean_squared_error};
+use crate::objective::NoisyBatch;
 use crate::state::data_text;
-use crate::{LrSchedule, Objective, Optimizer, RunLength, TrainConfig, TrainError};
+use crate::{Importance, LrSchedule, Objective, Optimizer, RunLength, StepSampling, TrainConfig, TrainError};
 
 /// The share of the past in the smoothed loss.
 const LOSS_MEMORY: f64 = 0.98;
@@ -115,7 +115,8 @@ pub(crate) struct Progress {
 
 /// A network in training.
 ///
-/// A step is a pure function of the configuration, the data, the step's number and the parameters with their moments;
+/// A step is a pure function of the configuration, the data, the step's number and the parameters with their moments (and,
+/// under importance sampling, of the losses so far, which the state holds);
 /// everything else, such as the order of the images and the noise, follows from the seed and the step's number.
 pub struct Trainer<'a> {
     pub(crate) net: &'a mut dyn NetworkGrad,
@@ -127,6 +128,8 @@ pub struct Trainer<'a> {
     pub(crate) config: TrainConfig,
     pub(crate) optimizer: Optimizer,
     pub(crate) progress: Progress,
+    /// The losses of the steps, where these are drawn by them.
+    pub(crate) importance: Option<Importance>,
     objective: Objective,
     batches: Batches,
     lr: LrSchedule,
@@ -147,19 +150,16 @@ impl<'a> Trainer<'a> {
         let conditional = check_labels(&*net, data, &config)?;
         let batches = Batches::new(data.len(), config.batch, config.seed);
         let config = config.resolved(batches.per_epoch())?;
-        let objective = Objective::new(
-            &config.noise.build()?,
-            config.prediction,
-            config.timestep,
-            config.label_dropout,
-            config.seed,
-        )?;
+        let objective = config.objective()?;
+        let importance =
+            (config.step_sampling == StepSampling::Importance).then(|| Importance::new(config.noise.train_steps));
         let params = net.params();
         let buffers: Vec<_> =
             params.table().iter().filter(|p| p.role != Role::Weight).map(|p| p.range.clone()).collect();
         Ok(Self {
             optimizer: Optimizer::new(params, config.adamw, config.ema_decay),
             progress: Progress::default(),
+            importance,
             objective,
             batches,
             lr: config.lr_schedule(),
@@ -269,11 +269,12 @@ impl<'a> Trainer<'a> {
         let (epoch, indices) = self.batches.at(self.progress.step);
         let batch = self.data.batch(&indices, self.config.range);
         let labels = if self.conditional { batch.labels.as_slice() } else { &[] };
-        let noisy = self.objective.draw(step, batch.images.view(), labels);
+        let chances = self.importance.as_ref().and_then(Importance::chances);
+        let noisy = self.objective.draw_with(step, batch.images.view(), labels, chances.as_ref());
 
         self.remember_buffers();
         self.grads.fill(0.0);
-        let (loss, grad_norm) = match self.loss_and_gradient(step, &noisy) {
+        let (loss, losses, grad_norm) = match self.loss_and_gradient(step, &noisy, batch.images.view()) {
             Ok(finite) => finite,
             Err(error) => {
                 self.restore_buffers();
@@ -285,6 +286,9 @@ impl<'a> Trainer<'a> {
         let clip = self.config.clip_limit();
         self.optimizer.update(self.net.params_mut().values_mut(), &self.grads, step, lr, grad_norm, clip);
 
+        if let Some(importance) = &mut self.importance {
+            importance.record(&noisy.steps, &losses);
+        }
         let per_epoch = self.steps_per_epoch();
         let progress = &mut self.progress;
         progress.step = step;
@@ -304,29 +308,37 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Fills the gradient and returns the loss and the gradient's norm, both finite.
-    fn loss_and_gradient(&mut self, step: u64, noisy: &NoisyBatch) -> Result<(f64, f64), TrainError> {
-        let mut loss = f64::NAN;
+    /// Fills the gradient and returns the loss, that of every image, and the gradient's norm, all finite.
+    fn loss_and_gradient(
+        &mut self,
+        step: u64,
+        noisy: &NoisyBatch,
+        x0: ArrayView4<'_, f32>,
+    ) -> Result<(f64, Vec<f64>, f64), TrainError> {
+        let (mut loss, mut losses) = (f64::NAN, Vec::new());
         let mut misshaped = None;
+        let (n, c, h, w) = noisy.target.dim();
+        let expected = (n, self.objective.output_channels(c), h, w);
+        let objective = &self.objective;
         self.net
             .forward_backward(
                 noisy.x_t.view(),
                 &noisy.timesteps,
                 &noisy.condition,
                 &mut |output| {
-                    if output.dim() != noisy.target.dim() {
+                    if output.dim() != expected {
                         misshaped = Some(output.shape().to_vec());
                         return Array4::zeros(output.raw_dim());
                     }
-                    let (value, gradient) = mean_squared_error(output, noisy.target.view());
-                    loss = value;
-                    gradient
+                    let batch = objective.loss(noisy, x0, output);
+                    (loss, losses) = (batch.value, batch.images);
+                    batch.gradient
                 },
                 &mut self.grads,
             )
             .map_err(|source| TrainError::Network { step, source })?;
         if let Some(found) = misshaped {
-            return Err(TrainError::OutputShape { step, expected: noisy.target.shape().to_vec(), found });
+            return Err(TrainError::OutputShape { step, expected: vec![n, expected.1, h, w], found });
         }
         let norm = global_norm(&self.grads);
         for (what, value) in [("loss", loss), ("norm of the gradient", norm)] {
@@ -334,7 +346,7 @@ impl<'a> Trainer<'a> {
                 return Err(TrainError::NotFinite { step, what, value });
             }
         }
-        Ok((loss, norm))
+        Ok((loss, losses, norm))
     }
 
     /// Whether everything that a checkpoint holds is finite.

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use ndarray::{Array4, ArrayView4, Axis, Slice};
 use tweedie_denoiser::{Condition, ConditionalDenoiser, DenoiserError, Preconditioned, SeededNoise};
-use tweedie_eval::ode::{Ode, Trace, byte_bins, dequantise, dequantised_bits_per_dim};
+use tweedie_eval::ode::{Ode, Trace, dequantise, dequantised_bits_per_dim};
 use tweedie_eval::vlb::{self, Options, SampleBound, VlbReport};
 use tweedie_eval::{Bound, Decoder, Estimate, ReverseVariance, Steps, bits_per_dim, byte_bins};
 use tweedie_samplers::{Clip, SchedulerSpec, SolverSpec};

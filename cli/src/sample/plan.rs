@@ -3,11 +3,12 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, anyhow, bail};
+use ndarray::{Array4, ArrayView4};
 use serde_json::{Value, json};
 use tweedie_checkpoint::ModelKind;
-use tweedie_denoiser::{DenoiserError, MixtureOracle, Noise, Purpose};
+use tweedie_denoiser::{Denoiser, DenoiserError, Estimate, MixtureOracle, Noise, Purpose};
 use tweedie_samplers::{Clip, Plan, SamplerError, SchedulerSpec, SolverSpec};
-use tweedie_schedule::{BetaSchedule, Prediction, ScheduleError, Spacing};
+use tweedie_schedule::{BetaSchedule, NoiseLevel, Prediction, ScheduleError, Spacing};
 
 use crate::args::{self, ProcessArgs, SampleArgs};
 use crate::console::usage;
@@ -307,6 +308,31 @@ pub fn check_record(shape: [usize; 4], draws: usize) -> Result<()> {
     )))
 }
 
+/// Whether a model says the variance of the reverse step: it has twice as many output channels as input channels.
+fn learns_variance(model: &Loaded) -> bool {
+    match model {
+        Loaded::Network(model) => model.network.out_channels() == 2 * model.network.in_channels(),
+        Loaded::Oracle(_) => false,
+    }
+}
+
+/// A single number, and its variance where the model says one.
+struct Trial {
+    oracle: MixtureOracle,
+    learned: bool,
+}
+
+impl Denoiser for Trial {
+    fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
+        self.oracle.denoise(x, level)
+    }
+
+    fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
+        let fraction = self.learned.then(|| Array4::zeros(x.dim()));
+        Ok(Estimate { x0: self.denoise(x, level)?, fraction })
+    }
+}
+
 /// How many times a plan draws noise for each image.
 ///
 /// The plan is run on a single number, since whether a step adds noise depends on the plan alone.
@@ -315,7 +341,7 @@ pub fn check_record(shape: [usize; 4], draws: usize) -> Result<()> {
 /// If the plan cannot be run at all; the message names the file and the key that are to blame, where there is one.
 pub fn draws(model: &Loaded, spec: &SchedulerSpec, steps: usize) -> Result<usize> {
     let mut plan = spec.plan(steps).map_err(|e| refused(model, steps, e))?;
-    let trial = MixtureOracle::gaussian([1, 1, 1], 0.0, 1.0)?;
+    let trial = Trial { oracle: MixtureOracle::gaussian([1, 1, 1], 0.0, 1.0)?, learned: learns_variance(model) };
     let counter = Counter::default();
     let Plan { grid, schedule, solver, .. } = &mut plan;
     let shape = [1, 1, 1, 1];

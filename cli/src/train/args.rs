@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 
 use super::config::{PRESETS, RunConfig};
 use crate::console;
-use tweedie_train::{LrDecay, RunLength};
+use tweedie_train::{Loss, LrDecay, RunLength, StepSampling, VarianceConfig, WeightingConfig};
 
 /// `tweedie train`.
 #[derive(Args, Clone, Debug, Default)]
@@ -83,8 +83,22 @@ pub struct TrainArgs {
     pub label_dropout: Option<f64>,
 
     /// What the network predicts
-    #[arg(long, value_name = "NAME", help_heading = "Process", value_parser = PossibleValuesParser::new(["eps", "x0", "v"]))]
+    #[arg(long, value_name = "NAME", help_heading = "Process", value_parser = PossibleValuesParser::new(["eps", "x0", "v", "score", "mean"]))]
     pub prediction: Option<String>,
+    /// What is minimised: the squared error; the variational bound; or both, the bound for a learned variance
+    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(["simple", "vlb", "hybrid"]))]
+    pub loss: Option<String>,
+    /// Weights of the squared error over t [default: uniform]
+    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(WeightingConfig::NAMES))]
+    pub weighting: Option<String>,
+    /// Variance of the reverse step in the bound; a learned one doubles the network's output channels [default: fixed-small,
+    /// with --loss hybrid learned-range]
+    #[arg(long, value_name = "NAME", help_heading = "Objective",
+          value_parser = PossibleValuesParser::new(["fixed-small", "fixed-large", "unit", "learned-range"]))]
+    pub variance: Option<String>,
+    /// How steps are drawn: all alike, or by the size of their losses
+    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(["uniform", "importance"]))]
+    pub step_sampling: Option<String>,
     /// Noise schedule
     #[arg(long, value_name = "NAME", help_heading = "Process",
           value_parser = PossibleValuesParser::new(tweedie_schedule::BetaSchedule::NAMES.split(", ")))]
@@ -138,6 +152,29 @@ impl TrainArgs {
         set(&mut train.label_dropout, &self.label_dropout);
         if let Some(name) = &self.prediction {
             train.prediction = tweedie_schedule::Prediction::from_name(name)?;
+        }
+        if let Some(name) = &self.loss {
+            train.loss = match name.as_str() {
+                "vlb" => Loss::Vlb,
+                "hybrid" => Loss::Hybrid,
+                _ => Loss::Simple,
+            };
+            // The bound of the hybrid loss trains nothing else.
+            if train.loss == Loss::Hybrid && self.variance.is_none() {
+                train.variance = VarianceConfig::LearnedRange;
+            }
+        }
+        set(&mut train.weighting, &self.weighting.as_deref().and_then(WeightingConfig::from_name));
+        if let Some(name) = &self.variance {
+            train.variance = match name.as_str() {
+                "fixed-large" => VarianceConfig::FixedLarge,
+                "unit" => VarianceConfig::Unit,
+                "learned-range" => VarianceConfig::LearnedRange,
+                _ => VarianceConfig::FixedSmall,
+            };
+        }
+        if let Some(name) = &self.step_sampling {
+            train.step_sampling = if name == "importance" { StepSampling::Importance } else { StepSampling::Uniform };
         }
         set(&mut train.noise.schedule, &self.schedule);
         set(&mut train.noise.train_steps, &self.train_steps);

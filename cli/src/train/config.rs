@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use tweedie_data::{Dataset, Range};
 use tweedie_denoiser::Network;
 use tweedie_schedule::{Prediction, TimestepMapping};
-use tweedie_train::{AdamW, LrDecay, NoiseConfig, RunLength, TrainConfig};
+use tweedie_train::{AdamW, LrDecay, NoiseConfig, RunLength, TrainConfig, VarianceConfig};
 use tweedie_unet::{Init, Model};
 
 /// The names of the presets.
@@ -235,6 +235,9 @@ impl RunConfig {
         let [channels, height, width] = data.shape();
         let class = self.network.get("_class_name").and_then(Value::as_str).unwrap_or("UNet2DModel").to_owned();
         self.network.entry("_class_name").or_insert_with(|| json!(class));
+        // A prediction, and beside it a variance where that is learned.
+        let learned = self.train.variance == VarianceConfig::LearnedRange;
+        let outputs = if learned { 2 * channels } else { channels };
         let mut default = |key: &str, value: Value| {
             self.network.entry(key).or_insert(value);
         };
@@ -252,7 +255,7 @@ impl RunConfig {
             (TimestepMapping::OneBased, Range::ZeroOne)
         } else {
             default("in_channels", json!(channels));
-            default("out_channels", json!(channels));
+            default("out_channels", json!(outputs));
             default("sample_size", if height == width { json!(height) } else { json!([height, width]) });
             if data.labels().is_some() && !self.network.contains_key("num_class_embeds") {
                 // One row more for the null condition, which only the dropping of labels trains.
@@ -277,10 +280,17 @@ impl RunConfig {
             );
         }
         let mut model = Model::from_config(&self.network).context("the network cannot be built")?;
-        if (model.in_channels(), model.out_channels()) != (channels, channels) {
+        if learned && class == "UNetCond" {
             bail!(
-                "the network has {} input and {} output channels, and the images of {} have {channels}; \
-                 leave in_channels and out_channels out of [network], or set them to {channels}",
+                "a network of the class UNetCond has no output for a variance; choose a fixed one with --variance, or the class \
+                 UNet2DModel"
+            );
+        }
+        if (model.in_channels(), model.out_channels()) != (channels, outputs) {
+            let kind = if learned { " and a learned variance" } else { "" };
+            bail!(
+                "the network has {} input and {} output channels, and images of {channels} channels as those of {}{kind} need \
+                 {channels} and {outputs}; leave in_channels and out_channels out of [network], or set them to these",
                 model.in_channels(),
                 model.out_channels(),
                 data.name()
@@ -329,7 +339,8 @@ impl RunConfig {
         Value::Object(config)
     }
 
-    /// The `scheduler_config.json` of the run: DDIM, which draws in few steps, over the process of the training.
+    /// The `scheduler_config.json` of the run: DDIM, which draws in few steps, or DDPM for a learned variance or a mean,
+    /// over the process of the training.
     ///
     /// # Errors
     /// If the schedule cannot be built.
@@ -342,7 +353,7 @@ impl RunConfig {
             Some(_) => Value::Null,
             None => json!(self.train.noise.build()?.betas()),
         };
-        Ok(json!({
+        let mut config = json!({
             "_class_name": "DDIMScheduler",
             "num_train_timesteps": train_steps,
             "beta_start": beta_start,
@@ -359,7 +370,21 @@ impl RunConfig {
             "timestep_spacing": "trailing",
             "thresholding": false,
             "rescale_betas_zero_snr": false,
-        }))
+        });
+        if self.train.prediction.config_name().is_none() {
+            config[crate::scheduler::PREDICTION_KEY] = json!(self.train.prediction.name());
+        }
+        // The ancestral sampler alone uses a learned variance, and needs nothing of a mean but the mean: the x_0 that DDIM would
+        // derive from it is a thousand times less certain.
+        let learned = self.train.variance == VarianceConfig::LearnedRange;
+        if learned || self.train.prediction == Prediction::Mean {
+            config["_class_name"] = json!("DDPMScheduler");
+            config["variance_type"] = json!(if learned { "learned_range" } else { "fixed_small" });
+            if let Some(keys) = config.as_object_mut() {
+                keys.remove("set_alpha_to_one");
+            }
+        }
+        Ok(config)
     }
 
     /// What the network predicts.

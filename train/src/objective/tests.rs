@@ -118,42 +118,304 @@ fn dropout_of_nothing_and_of_everything() {
     assert_eq!((unlabelled.x_t, unlabelled.condition), (kept.x_t, Condition::none(50)));
 }
 
+/// The score is -eps / sigma; the mean is that of the posterior, whose targets at t = 1 is the image.
 #[test]
-fn a_step_without_noise_schedule_or_with_an_impossible_target_is_an_error() {
-    let error = Objective::new(&schedule(), Prediction::Mean, TimestepMapping::ZeroBased, 0.0, 0).unwrap_err();
-    assert!(error.to_string().contains("posterior"), "{error}");
+fn score_and_mean_are_targets_too() {
+    let (schedule, x0) = (schedule(), images(64));
+    let draw = |of| objective(of, 0.0).draw(3, x0.view(), &[]);
+    let (eps, score, mean) = (draw(Prediction::Eps), draw(Prediction::Score), draw(Prediction::Mean));
+    for (i, &t) in eps.steps.iter().enumerate() {
+        let (sigma, posterior) = ((1.0 - schedule.abar(t)).sqrt(), schedule.posterior(t));
+        for (j, &e) in eps.target.index_axis(Axis(0), i).indexed_iter() {
+            let at = (i, j.0, j.1, j.2);
+            let expected = -f64::from(e) / sigma;
+            assert!((f64::from(score.target[at]) - expected).abs() < 1e-5 * expected.abs().max(1.0));
+            let expected = posterior.mean(eps.x_t[at].into(), x0[at].into());
+            assert!((f64::from(mean.target[at]) - expected).abs() < 1e-5, "step {t}");
+        }
+    }
+}
+
+fn terms(loss: Loss, variance: Variance) -> Terms {
+    Terms { loss, weighting: Weighting::MinSnr { gamma: 5.0 }, variance, bins: Bins::new(-1.0, 1.0, 10).unwrap() }
+}
+
+/// Few steps, so that t = 1 is among those of a small batch.
+fn short() -> Schedule {
+    Schedule::new(&BetaSchedule::Linear { start: 0.02, end: 0.4 }, 5).unwrap()
+}
+
+fn with_terms(of: Prediction, terms: Terms) -> Objective {
+    Objective::with_terms(&short(), of, TimestepMapping::ZeroBased, 0.0, 5, terms).unwrap()
+}
+
+/// Images whose values are ten levels from -1 to 1.
+fn levels(n: usize) -> Array4<f32> {
+    images(n).mapv(|v| ((v + 1.0) * 4.5).round() / 4.5 - 1.0)
 }
 
 #[test]
-fn the_mean_squared_error_of_known_tensors() {
+fn the_simple_loss_of_known_tensors() {
+    let objective = Objective::new(&schedule(), Prediction::Eps, TimestepMapping::ZeroBased, 0.0, 5).unwrap();
+    let mut batch = objective.draw(1, Array4::zeros((2, 1, 1, 2)).view(), &[]);
+    batch.target = Array4::from_shape_vec((2, 1, 1, 2), vec![0.0, 2.0, 5.0, -1.0]).unwrap();
     let output = Array4::from_shape_vec((2, 1, 1, 2), vec![1.0, 2.0, 3.0, -4.0]).unwrap();
-    let target = Array4::from_shape_vec((2, 1, 1, 2), vec![0.0, 2.0, 5.0, -1.0]).unwrap();
-    let (loss, gradient) = mean_squared_error(output.view(), target.view());
-    assert_eq!(loss, 14.0 / 4.0);
-    assert_eq!(gradient.as_slice().unwrap(), [0.5, 0.0, -1.0, -1.5]);
-    let empty = Array4::zeros((0, 1, 2, 2));
-    assert_eq!(mean_squared_error(empty.view(), empty.view()).0, 0.0);
+    let loss = objective.loss(&batch, batch.x_t.view(), output.view());
+    assert_eq!((loss.value, &loss.images[..]), (14.0 / 4.0, &[0.5, 6.5][..]));
+    assert_eq!(loss.gradient.as_slice().unwrap(), [0.5, 0.0, -1.0, -1.5]);
+    // An image that was drawn with half the chance counts twice.
+    batch.importance = vec![2.0, 1.0];
+    let loss = objective.loss(&batch, batch.x_t.view(), output.view());
+    assert_eq!((loss.value, &loss.images[..]), (7.5 / 2.0, &[0.5, 6.5][..]));
+    assert_eq!(loss.gradient.as_slice().unwrap(), [1.0, 0.0, -1.0, -1.5]);
+    let empty = objective.draw(1, Array4::zeros((0, 1, 2, 2)).view(), &[]);
+    assert_eq!(objective.loss(&empty, empty.x_t.view(), empty.x_t.view()).value, 0.0);
+}
+
+const PREDICTIONS: [Prediction; 5] =
+    [Prediction::Eps, Prediction::X0, Prediction::V, Prediction::Score, Prediction::Mean];
+
+/// The weight of min-SNR stands before the error of every prediction.
+#[test]
+fn errors_are_weighted() {
+    let x0 = levels(40);
+    for of in PREDICTIONS {
+        let objective = with_terms(of, terms(Loss::Simple, Variance::FixedSmall));
+        let batch = objective.draw(2, x0.view(), &[]);
+        let loss = objective.loss(&batch, x0.view(), (&batch.target + 0.5).view());
+        for (&t, &value) in batch.steps.iter().zip(&loss.images) {
+            let (level, posterior) = (short().level(t), short().posterior(t));
+            let weight = Weighting::MinSnr { gamma: 5.0 }.weight(of, level, Some(&posterior)).unwrap();
+            assert!((value - 0.25 * weight).abs() < 1e-5 * weight, "{} at step {t}", of.name());
+        }
+    }
+}
+
+/// The bound against the divergence of normals and the mass of a bin, from the posterior's own functions.
+#[test]
+fn the_bound_is_that_of_its_definition() {
+    let (schedule, x0) = (short(), levels(60));
+    for of in PREDICTIONS {
+        for variance in [Variance::FixedSmall, Variance::FixedLarge, Variance::Unit, Variance::LearnedRange] {
+            let terms = terms(Loss::Vlb, variance);
+            let objective = with_terms(of, Terms { weighting: Weighting::Uniform, ..terms });
+            let batch = objective.draw(7, x0.view(), &[]);
+            let channels = objective.output_channels(2);
+            assert_eq!(channels, if variance == Variance::LearnedRange { 4 } else { 2 });
+            let output = Array4::from_shape_fn((60, channels, 3, 5), |(i, c, y, x)| match c {
+                0 | 1 => batch.target[(i, c, y, x)] + 0.1 * ((i + 3 * y + x) % 5) as f32 - 0.2,
+                _ => 0.3 * ((i + y + 2 * x) % 7) as f32 - 0.9,
+            });
+            let loss = objective.loss(&batch, x0.view(), output.view());
+            assert!(batch.steps.contains(&1) && batch.steps.contains(&5));
+            for (i, &t) in batch.steps.iter().enumerate() {
+                let posterior = schedule.posterior(t);
+                let to_mean =
+                    tweedie_schedule::prediction::convert(of, Prediction::Mean, schedule.level(t), Some(&posterior))
+                        .unwrap();
+                let mut nats = 0.0;
+                for (j, &x0) in x0.index_axis(Axis(0), i).indexed_iter() {
+                    let at = (i, j.0, j.1, j.2);
+                    let (xt, x0) = (f64::from(batch.x_t[at]), f64::from(x0));
+                    let mean = to_mean.apply(xt, output[at].into());
+                    let s2 = match variance {
+                        Variance::LearnedRange => {
+                            let v = 0.5 * (f64::from(output[(i, 2 + j.0, j.1, j.2)]) + 1.0);
+                            schedule.variance_range(t).log_variance(v).exp()
+                        }
+                        rule => schedule.reverse_variance(t, rule, true).unwrap(),
+                    };
+                    nats += if t == 1 {
+                        -terms.bins.log_probability(terms.bins.index(x0).unwrap(), mean, s2.sqrt())
+                    } else {
+                        let exact = posterior.mean(xt, x0);
+                        tweedie_schedule::kl::normal_kl(exact, posterior.variance(), mean, s2).unwrap()
+                    };
+                }
+                // T times the mean over 30 values, in bits.
+                let expected = 5.0 * nats / 30.0 / std::f64::consts::LN_2;
+                let found = loss.images[i];
+                assert!((found - expected).abs() < 2e-4 * expected.abs().max(0.1), "{found}, not {expected}, step {t}");
+            }
+            let mean = loss.images.iter().sum::<f64>() / 60.0;
+            assert!((loss.value - mean).abs() < 1e-12 * mean.abs());
+        }
+    }
+}
+
+/// L_hybrid: the mean is trained as by L_simple alone, the variance as by a thousandth of L_vlb alone.
+#[test]
+fn the_bound_of_the_hybrid_loss_stops_at_the_mean() {
+    let x0 = levels(12);
+    let of = |loss| {
+        with_terms(Prediction::Eps, Terms { weighting: Weighting::Uniform, ..terms(loss, Variance::LearnedRange) })
+    };
+    let simple = with_terms(
+        Prediction::Eps,
+        Terms { weighting: Weighting::Uniform, ..terms(Loss::Simple, Variance::FixedSmall) },
+    );
+    let batch = simple.draw(1, x0.view(), &[]);
+    let output = Array4::from_shape_fn((12, 4, 3, 5), |(i, c, y, x)| ((i + 2 * c + 3 * y + x) % 9) as f32 / 4.0 - 1.0);
+    let (mean, _) = output.view().split_at(Axis(1), 2);
+    let simple = simple.loss(&batch, x0.view(), mean);
+    let (bound, hybrid) =
+        (of(Loss::Vlb).loss(&batch, x0.view(), output.view()), of(Loss::Hybrid).loss(&batch, x0.view(), output.view()));
+    let halves = |loss: &BatchLoss| {
+        let (a, b) = loss.gradient.view().split_at(Axis(1), 2);
+        (a.to_owned(), b.to_owned())
+    };
+    let (of_mean, of_variance) = halves(&hybrid);
+    assert_eq!(of_mean, simple.gradient);
+    for (&found, &bound) in of_variance.iter().zip(&halves(&bound).1) {
+        assert!((found - 1e-3 * bound).abs() <= 1e-6 * bound.abs() * 1e-3 + 1e-12, "{found} of {bound}");
+    }
+    assert!(of_variance.iter().all(|g| *g != 0.0));
+    let expected = simple.value + 1e-3 * bound.value;
+    assert!((hybrid.value - expected).abs() < 1e-9 * expected);
+}
+
+/// Chances after ten rounds are in proportion to the roots of the mean squares, and the weighted mean of any function of t
+/// is the uniform one.
+#[test]
+fn chances_follow_the_losses() {
+    let mut importance = Importance::new(3);
+    let losses = |round: usize| [1.0 + (round % 2) as f64, 4.0, 0.0];
+    for round in 0..10 {
+        assert_eq!(importance.chances(), None, "round {round}");
+        importance.record(&[1, 2, 3], &losses(round));
+    }
+    // sqrt of (1 + 4) / 2, 16 and 0.
+    let roots = [2.5f64.sqrt(), 4.0, 0.0];
+    let total: f64 = roots.iter().sum();
+    let check = |importance: &Importance, roots: [f64; 3], total: f64| {
+        let chances = importance.chances().unwrap();
+        for (t, root) in (1..).zip(roots) {
+            let expected = 0.999 * root / total + 0.001 / 3.0;
+            assert!((1.0 / (3.0 * chances.importance(t)) - expected).abs() < 1e-6, "step {t}");
+        }
+        chances
+    };
+    let chances = check(&importance, roots, total);
+    // The step at a number: the chances end to end.
+    let first = 1.0 / (3.0 * chances.importance(1));
+    let second = 1.0 / (3.0 * chances.importance(2));
+    for (uniform, step) in [
+        (0.0, 1),
+        (first - 1e-9, 1),
+        (first + 1e-9, 2),
+        (first + second - 1e-9, 2),
+        (first + second + 1e-9, 3),
+        (1.0 - 1e-12, 3),
+    ] {
+        assert_eq!(chances.step(uniform), step, "{uniform}");
+    }
+    // The oldest losses go first, and the memory survives a file at every point of the round.
+    for round in 0..25 {
+        importance.record(&[2], &[if round < 15 { 9.0 } else { 1.0 }]);
+        let numbers = importance.to_numbers();
+        assert_eq!(numbers.len(), Importance::numbers(3));
+        assert_eq!(Importance::from_numbers(3, &numbers), Some(importance.clone()));
+        if round == 9 {
+            check(&importance, [roots[0], 9.0, 0.0], roots[0] + 9.0);
+        }
+    }
+    check(&importance, [roots[0], 1.0, 0.0], roots[0] + 1.0);
+    // Without any loss every step is as likely.
+    let mut none = Importance::new(2);
+    (0..10).for_each(|_| none.record(&[1, 2], &[0.0, 0.0]));
+    assert_eq!(none.chances().unwrap().importance(2), 1.0);
+    for wrong in [vec![0.0; 32], vec![0.5; 33], vec![f32::NAN; 33], vec![20.0; 33], vec![-1.0; 33]] {
+        assert_eq!(Importance::from_numbers(3, &wrong), None, "{wrong:?}");
+    }
+}
+
+/// Steps are drawn by their chances, and what they count makes up for it.
+#[test]
+fn important_steps_are_drawn_more_often_and_count_less() {
+    let objective = with_terms(Prediction::Eps, terms(Loss::Simple, Variance::FixedSmall));
+    let mut importance = Importance::new(5);
+    (0..10).for_each(|_| importance.record(&[1, 2, 3, 4, 5], &[8.0, 4.0, 2.0, 1.0, 1.0]));
+    let (chances, x0) = (importance.chances().unwrap(), images(100));
+    let mut seen = [0.0_f64; 5];
+    let mut sum = 0.0;
+    for step in 1..=100 {
+        let batch = objective.draw_with(step, x0.view(), &[], Some(&chances));
+        for (&t, &count) in batch.steps.iter().zip(&batch.importance) {
+            seen[t - 1] += 1.0;
+            assert_eq!(count, chances.importance(t));
+            sum += count * t as f64;
+        }
+    }
+    let chi: f64 = (1..)
+        .zip(seen)
+        .map(|(t, n)| (n, 1e4 / (5.0 * chances.importance(t))))
+        .map(|(n, expected)| (n - expected).powi(2) / expected)
+        .sum();
+    // The 99.99 % quantile of chi-squared with 4 degrees of freedom.
+    assert!(chi < 23.6, "{seen:?}");
+    // The mean of t over 1..=5 is 3; 1e4 draws with a standard deviation of importance times t below 6.
+    assert!((sum / 1e4 - 3.0).abs() < 0.3, "{sum}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// The derivatives of the bound, in f64 and by differences, for every prediction, variance and step.
+    #[test]
+    fn gradients_of_the_bound_are_its_differences(
+        t in 1..=5_usize, of in 0..5_usize, rule in 0..4_usize, level in 0..10_usize, xt in -1.5..1.5_f64,
+        target in -1.0..1.0_f64, prediction in -1.0..1.0_f64, variance in -1.2..1.2_f64,
+    ) {
+        let rules = [Variance::FixedSmall, Variance::FixedLarge, Variance::Unit, Variance::LearnedRange];
+        let terms = terms(Loss::Hybrid, rules[rule]);
+        let step = loss::Step::new(&short(), t, PREDICTIONS[of], &terms).unwrap();
+        let at = |prediction: f64, variance: f64| {
+            let values = loss::Values { x0: terms.bins.level(level), xt, target, prediction, variance };
+            step.bound(values, &terms.bins)
+        };
+        let (found, h) = (at(prediction, variance), 1e-5);
+        let by_prediction = (at(prediction + h, variance).value - at(prediction - h, variance).value) / (2.0 * h);
+        let by_variance = (at(prediction, variance + h).value - at(prediction, variance - h).value) / (2.0 * h);
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-5 * (1.0 + a.abs() + found.value.abs());
+        prop_assert!(near(found.by_prediction, by_prediction), "{} instead of {by_prediction}", found.by_prediction);
+        prop_assert!(near(found.by_variance, by_variance), "{} instead of {by_variance}", found.by_variance);
+        prop_assert!(rule == 3 || found.by_variance == 0.0);
+    }
+
+    /// The gradient of a batch is the difference of its value, through every loss whose gradient is not stopped.
+    #[test]
+    fn gradients_are_differences_of_the_loss(
+        kind in 0..3_usize, position in any::<prop::sample::Index>(), seed in any::<u64>(),
+    ) {
+        let terms = [
+            terms(Loss::Simple, Variance::FixedSmall),
+            Terms { weighting: Weighting::Uniform, ..terms(Loss::Vlb, Variance::LearnedRange) },
+            Terms { weighting: Weighting::Uniform, ..terms(Loss::Vlb, Variance::FixedLarge) },
+        ][kind];
+        let objective = with_terms(Prediction::V, terms);
+        let x0 = levels(3);
+        let mut batch = objective.draw(seed, x0.view(), &[]);
+        batch.importance = vec![0.5, 1.0, 2.0];
+        let channels = objective.output_channels(2);
+        let mut output = Array4::from_shape_fn((3, channels, 3, 5), |(i, c, y, x)| {
+            ((i + 2 * c + 3 * y + x + seed as usize % 7) % 9) as f32 / 6.0 - 0.7
+        });
+        let gradient = objective.loss(&batch, x0.view(), output.view()).gradient;
+        let index = position.index(output.len());
+        let at = output.as_slice().unwrap()[index];
+        let mut loss_at = |x: f32| {
+            output.as_slice_mut().unwrap()[index] = x;
+            objective.loss(&batch, x0.view(), output.view()).value
+        };
+        let (up, down) = (at + 1.0 / 512.0, at - 1.0 / 512.0);
+        let slope = (loss_at(up) - loss_at(down)) / f64::from(up - down);
+        let found = f64::from(gradient.as_slice().unwrap()[index]);
+        prop_assert!((slope - found).abs() < 1e-3 * (0.05 + found.abs()), "{found} instead of {slope}");
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
-
-    #[test]
-    fn the_gradient_is_the_derivative(
-        values in prop::collection::vec((-3f32..3.0, -3f32..3.0), 1..40), position in any::<prop::sample::Index>(),
-    ) {
-        let n = values.len();
-        let tensor = |f: fn(&(f32, f32)) -> f32| Array4::from_shape_vec((n, 1, 1, 1), values.iter().map(f).collect()).unwrap();
-        let (mut output, target) = (tensor(|v| v.0), tensor(|v| v.1));
-        let (_, gradient) = mean_squared_error(output.view(), target.view());
-        let i = position.index(n);
-        let at = output[(i, 0, 0, 0)];
-        // The loss is quadratic, so the central difference is exact but for rounding; h is a power of two.
-        let mut loss_at = |x: f32| { output[(i, 0, 0, 0)] = x; mean_squared_error(output.view(), target.view()).0 };
-        let (up, down) = (at + 0.25, at - 0.25);
-        let slope = (loss_at(up) - loss_at(down)) / f64::from(up - down);
-        prop_assert!((slope - f64::from(gradient[(i, 0, 0, 0)])).abs() < 1e-5);
-    }
 
     /// Image `i` of a step gets the same noise whatever the batch it is in: a prefix of the batch draws a prefix.
     #[test]

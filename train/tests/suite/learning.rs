@@ -4,7 +4,9 @@ use crate::common::{Tiny, config, toy_data, unlabelled};
 use tweedie_data::Range;
 use tweedie_denoiser::{Condition, NetworkGrad};
 use tweedie_schedule::{Prediction, TimestepMapping};
-use tweedie_train::{LrDecay, NoiseConfig, RunLength, TrainConfig, Trainer};
+use tweedie_train::{
+    Loss, LrDecay, NoiseConfig, RunLength, StepSampling, TrainConfig, Trainer, VarianceConfig, WeightingConfig,
+};
 
 #[test]
 fn the_loss_falls_on_images_with_labels() {
@@ -20,7 +22,8 @@ fn the_loss_falls_on_images_with_labels() {
 
 /// The best affine map of `x_t` depends on the data only through its mean m and variance s²: with
 /// `V = alpha² s² + sigma²`, the optimum is `E[target] + Cov(target, x_t) / V (x_t - alpha m)`, where
-/// `Cov(eps, x_t) = sigma`, `Cov(x_0, x_t) = alpha s²` and `v = alpha eps - sigma x_0`. For Gaussian data this is the
+/// `Cov(eps, x_t) = sigma`, `Cov(x_0, x_t) = alpha s²`, `v = alpha eps - sigma x_0`, the score is `-eps / sigma` and the mean
+/// `c_0 x_0 + c_t x_t`. For Gaussian data this is the
 /// posterior mean itself (Tweedie).
 #[test]
 fn an_affine_denoiser_reaches_the_optimum_in_closed_form() {
@@ -33,9 +36,20 @@ fn an_affine_denoiser_reaches_the_optimum_in_closed_form() {
     let n = pixels.len() as f64;
     let mean = pixels.iter().sum::<f64>() / n;
     let variance = pixels.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-    for prediction in [Prediction::Eps, Prediction::X0, Prediction::V] {
+    // The optimum depends neither on the weights of the steps nor on how they are drawn, as long as these make up for it.
+    let cases = [
+        (Prediction::Eps, Loss::Simple, StepSampling::Uniform),
+        (Prediction::X0, Loss::Simple, StepSampling::Uniform),
+        (Prediction::V, Loss::Simple, StepSampling::Uniform),
+        (Prediction::Score, Loss::Simple, StepSampling::Uniform),
+        (Prediction::Mean, Loss::Simple, StepSampling::Uniform),
+        (Prediction::Eps, Loss::Simple, StepSampling::Importance),
+    ];
+    for (prediction, loss, step_sampling) in cases {
         let config = TrainConfig {
             prediction,
+            loss,
+            step_sampling,
             batch: 50,
             length: RunLength::Steps(1500),
             lr: 0.02,
@@ -57,6 +71,12 @@ fn an_affine_denoiser_reaches_the_optimum_in_closed_form() {
             let (target_mean, covariance) = match prediction {
                 Prediction::Eps => (0.0, sigma),
                 Prediction::X0 => (mean, alpha * variance),
+                Prediction::Score => (0.0, -1.0),
+                Prediction::Mean => {
+                    let posterior = schedule.posterior(t);
+                    let (of_x0, of_xt) = (posterior.coef_x0(), posterior.coef_xt());
+                    ((of_x0 + of_xt * alpha) * mean, of_x0 * alpha * variance + of_xt * spread)
+                }
                 _ => (-sigma * mean, alpha * sigma * (1.0 - variance)),
             };
             let scale = covariance / spread;
@@ -176,13 +196,17 @@ fn every_field_out_of_range_is_named() {
     };
     assert_eq!(change(|_| {}), None);
     type Case = (&'static str, fn(&mut TrainConfig));
-    let cases: [Case; 21] = [
+    let cases: [Case; 25] = [
         ("seed", |c| c.seed = 1 << 63),
         ("length", |c| c.length = RunLength::Epochs(0)),
         ("length", |c| c.length = RunLength::Steps(0)),
         ("length.minutes", |c| c.length = RunLength::Minutes(f64::NAN)),
         ("batch", |c| c.batch = 0),
-        ("prediction", |c| c.prediction = Prediction::Score),
+        ("loss", |c| c.variance = VarianceConfig::LearnedRange),
+        ("variance", |c| c.loss = Loss::Hybrid),
+        ("weighting", |c| (c.loss, c.weighting) = (Loss::Vlb, WeightingConfig::MinSnr { gamma: 5.0 })),
+        ("gamma of min-SNR", |c| c.weighting = WeightingConfig::MinSnr { gamma: -1.0 }),
+        ("sigma_data", |c| c.weighting = WeightingConfig::Edm { sigma_data: 0.0 }),
         ("label_dropout", |c| c.label_dropout = 1.1),
         ("lr ", |c| c.lr = 0.0),
         // Numbers of f64 that f32 does not have.

@@ -7,7 +7,7 @@ use crate::common::{Tiny, config, toy_data};
 use serde_json::{Value, json};
 use tweedie_data::Dataset;
 use tweedie_denoiser::NetworkGrad;
-use tweedie_train::{Hooks, LrDecay, RunEnd, RunLength, StepReport, TrainConfig, TrainError, Trainer};
+use tweedie_train::{Hooks, LrDecay, RunEnd, RunLength, StepReport, StepSampling, TrainConfig, TrainError, Trainer};
 
 const SIDE: usize = 12;
 
@@ -83,6 +83,38 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one_for_any_number_of_threads(
         });
         assert_eq!(bits, straight, "{before} steps, {threads} and {threads_after} threads");
     }
+}
+
+/// The losses that steps are drawn by are part of the state.
+#[test]
+fn importance_sampling_resumes_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    let data = data();
+    let mut config = TrainConfig { step_sampling: StepSampling::Importance, ..config() };
+    // So few steps that each is soon seen ten times.
+    config.noise.train_steps = 3;
+    let run = |steps: [usize; 2], config: &TrainConfig| {
+        let mut bits = Bits::default();
+        for (part, steps) in steps.into_iter().enumerate() {
+            let mut net = net();
+            let mut trainer = Trainer::new(&mut net, &data, config.clone()).unwrap();
+            if part > 0 {
+                trainer.load_state(&path).unwrap();
+            }
+            bits.steps(&mut trainer, steps);
+            trainer.save_state(&path).unwrap();
+        }
+        bits
+    };
+    let straight = run([20, 0], &config);
+    for before in [2, 9, 13] {
+        assert_eq!(run([before, 20 - before], &config), straight, "{before} steps before");
+    }
+    let uniform = TrainConfig { step_sampling: StepSampling::Uniform, ..config };
+    let even = run([20, 0], &uniform);
+    assert_eq!(even.reports[0], straight.reports[0], "until every step is known, steps are drawn alike");
+    assert_ne!(even.reports[19], straight.reports[19]);
 }
 
 #[test]
