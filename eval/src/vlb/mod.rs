@@ -29,7 +29,7 @@ pub use path::LogRatio;
 ///
 /// `squares` is `|x_0|^2` of a sample of `dims` numbers, `level` that of step T.
 ///
-/// Verified by `prior_agrees_with_quadrature`.
+/// FORMULAS 4.1. Verified by `prior_agrees_with_quadrature`.
 pub fn prior_kl(level: NoiseLevel, squares: f64, dims: usize) -> f64 {
     let q = forward::q_sample(level);
     kl_isotropic(q.scale * q.scale * squares, q.variance, 1.0, dims)
@@ -39,7 +39,7 @@ pub fn prior_kl(level: NoiseLevel, squares: f64, dims: usize) -> f64 {
 ///
 /// `squares` is the squared distance of the means, `variance` is `s^2`.
 ///
-/// Verified by `three_forms_of_a_step`.
+/// FORMULAS 4.2. Verified by `three_forms_of_a_step`.
 pub fn mean_form(squares: f64, variance: f64) -> f64 {
     squares / (2.0 * variance)
 }
@@ -47,7 +47,7 @@ pub fn mean_form(squares: f64, variance: f64) -> f64 {
 /// As [`mean_form`], from `|x_0 - x_0^|^2`: `c^2 / (2 s^2) |x_0 - x_0^|^2` with
 /// `c = sqrt(abar_{t-1}) b_t / (1 - abar_t)`, the factor of `x_0` in the posterior's mean.
 ///
-/// Verified by `three_forms_of_a_step`.
+/// FORMULAS 4.2. Verified by `three_forms_of_a_step`.
 pub fn x0_form(posterior: &Posterior, squares: f64, variance: f64) -> f64 {
     mean_form(posterior.coef_x0() * posterior.coef_x0() * squares, variance)
 }
@@ -57,7 +57,7 @@ pub fn x0_form(posterior: &Posterior, squares: f64, variance: f64) -> f64 {
 /// # Errors
 /// If the step loses all signal (`a_t = 0`).
 ///
-/// Verified by `three_forms_of_a_step`.
+/// FORMULAS 4.2. Verified by `three_forms_of_a_step`.
 pub fn eps_form(posterior: &Posterior, squares: f64, variance: f64) -> Result<f64, ScheduleError> {
     let factor = posterior.mean_from_eps()?.of_prediction;
     Ok(mean_form(factor * factor * squares, variance))
@@ -120,7 +120,7 @@ impl Bound {
     /// # Panics
     /// If `t` is outside 1..=T.
     ///
-    /// Verified by `telescoped_sum_is_the_log_ratio_in_closed_form`.
+    /// FORMULAS 4.1. Verified by `telescoped_sum_is_the_log_ratio_in_closed_form`.
     pub fn term(
         &self,
         model: &dyn Denoiser,
