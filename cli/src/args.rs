@@ -14,6 +14,7 @@ use crate::convert::ConvertArgs;
 use crate::eval::EvalArgs;
 use crate::labels::LabelList;
 use crate::train::TrainArgs;
+use crate::verify::VerifyArgs;
 
 /// Train diffusion models and draw with them, on an ordinary CPU.
 #[derive(Parser, Debug)]
@@ -26,6 +27,7 @@ Examples:
   tweedie inspect                                 the layers of the bundled model
   tweedie eval                                    how likely it finds MNIST's test images
   tweedie schedule --schedule cosine              the noise levels of a schedule
+  tweedie verify                                  every formula, checked numerically
 
 `tweedie COMMAND --help` explains each command.")]
 pub struct Cli {
@@ -65,6 +67,8 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Say how likely a model finds data: bits per dimension
     Eval(Box<EvalArgs>),
+    /// Evaluate the identities that diffusion rests on, and print a table
+    Verify(VerifyArgs),
     /// Time a model on this machine, forward or in training
     Bench(BenchArgs),
 }

@@ -18,6 +18,7 @@ mod sample;
 mod schedule;
 mod scheduler;
 mod train;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Schedule(args) => schedule::run(args, common),
         Command::Convert(args) => convert::run(args, common),
         Command::Eval(args) => eval::run(args, common),
+        Command::Verify(args) => verify::run(args, common),
         Command::Bench(args) => bench::run(args, common),
     }
 }

@@ -1,6 +1,8 @@
 /// What a batch is conditioned on: one entry per sample.
 ///
 /// `None` is the null condition (FORMULAS 5.1: the zero vector of the label embedding).
+///
+/// Verified by `no_condition_is_null`. Verified by `the_null_row_is_never_trained`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
     labels: Vec<Option<usize>>,

@@ -14,7 +14,7 @@ use crate::DenoiserError;
 /// # Errors
 /// If the three do not agree in size.
 ///
-/// Verified by `tweedie_with_any_covariance`.
+/// FORMULAS 3.1. Verified by `tweedie_with_any_covariance`.
 pub fn tweedie(
     x: ArrayView1<'_, f64>,
     covariance: ArrayView2<'_, f64>,

@@ -1,4 +1,4 @@
-//! The log-density under the probability-flow ODE (Song et al. 2021, section 4.3 and eq. 39).
+//! The log-density under the probability-flow ODE (FORMULAS 4.1; Song et al. 2021, section 4.3 and eq. 39).
 //!
 //! With `u = ln(sigma / alpha)`, the flow of the variance-preserving process is
 //!

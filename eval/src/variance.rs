@@ -3,6 +3,9 @@ use tweedie_schedule::{NoiseLevel, Posterior, Schedule, Variance};
 use crate::{Decoder, EvalError};
 
 /// The variances `sigma_q^2(t)` of the reverse steps `p(x_{t-1} | x_t) = N(mu, sigma_q^2(t) I)` (FORMULAS 2.3).
+///
+/// Verified by `rules_from_the_second_step_on_are_those_of_the_posterior`.
+/// Verified by `the_first_step_follows_the_literature`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ReverseVariance {
@@ -56,7 +59,7 @@ impl ReverseVariance {
 /// With it and the exact denoiser the reverse process is the forward process reversed (Ho 2020, section 3.2, has the cases
 /// `v = 1`, which is `b`, and `v = 0`, which is `b~`). `level` is that of `x_t`.
 ///
-/// Verified by `exact_variance_between_its_limits`.
+/// FORMULAS 2.3. Verified by `exact_variance_between_its_limits`.
 /// Verified by `exact_variance_closes_the_bound`.
 pub fn exact_gaussian_variance(posterior: &Posterior, level: NoiseLevel, data_variance: f64) -> f64 {
     let (signal, noise) = (level.abar(), level.sigma() * level.sigma());

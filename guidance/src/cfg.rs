@@ -12,14 +12,14 @@ use crate::GuidanceError;
 
 /// `u + scale (c - u)`.
 ///
-/// Verified by `guidance_commutes_with_conversions`. Verified by `guided_score_is_bayes_rule`.
+/// FORMULAS 5.4. Verified by `guidance_commutes_with_conversions`. Verified by `guided_score_is_bayes_rule`.
 pub fn guided(uncond: f64, cond: f64, scale: f64) -> f64 {
     uncond + scale * (cond - uncond)
 }
 
 /// The scale `g = 1 + w` of a weight `w` in the convention `(1 + w) c - w u` (Ho & Salimans 2022, eq. 6).
 ///
-/// Verified by `conventions_agree`.
+/// FORMULAS 5.4. Verified by `conventions_agree`.
 pub fn scale_from_weight(w: f64) -> f64 {
     1.0 + w
 }
@@ -40,7 +40,7 @@ impl<M: ConditionalDenoiser> Cfg<M> {
     /// # Errors
     /// If the conditions differ in length, or the scale is not finite.
     ///
-    /// Verified by `ends_are_exact`. Verified by `gamma_1_samples_the_conditional`.
+    /// FORMULAS 5.4, 5.5. Verified by `ends_are_exact`. Verified by `gamma_1_samples_the_conditional`.
     pub fn new(model: M, cond: Condition, uncond: Condition, scale: f64) -> Result<Self, GuidanceError> {
         if cond.len() != uncond.len() {
             return Err(GuidanceError::Batch { cond: cond.len(), uncond: uncond.len() });

@@ -9,14 +9,14 @@
 
 /// `s + scale g`: the score of `p(x_t) p(y | x_t)^scale` (Dhariwal & Nichol 2021, eq. 13).
 ///
-/// Verified by `classifier_guidance_is_classifier_free_guidance`.
+/// FORMULAS 5.2, 5.3. Verified by `classifier_guidance_is_classifier_free_guidance`.
 pub fn guided_score(score: f64, gradient: f64, scale: f64) -> f64 {
     score + scale * gradient
 }
 
 /// `eps - sigma scale g` with `sigma = sqrt(1 - abar_t)` (Dhariwal & Nichol 2021, Algorithm 2, for DDIM).
 ///
-/// Verified by `guided_eps_is_the_guided_score`.
+/// FORMULAS 5.3. Verified by `guided_eps_is_the_guided_score`.
 pub fn guided_eps(eps: f64, sigma: f64, gradient: f64, scale: f64) -> f64 {
     eps - sigma * scale * gradient
 }
@@ -24,7 +24,7 @@ pub fn guided_eps(eps: f64, sigma: f64, gradient: f64, scale: f64) -> f64 {
 /// `mean + scale variance g` for a reverse step `N(mean, variance I)` (Dhariwal & Nichol 2021, eq. 10 and Algorithm 1):
 /// the mean of `N(x; mean, variance) exp(scale g x)`, where `ln p(y | x)` is taken to be linear in `x`.
 ///
-/// Verified by `guided_mean_tilts_the_step`.
+/// FORMULAS 5.3. Verified by `guided_mean_tilts_the_step`.
 pub fn guided_mean(mean: f64, variance: f64, gradient: f64, scale: f64) -> f64 {
     mean + scale * variance * gradient
 }

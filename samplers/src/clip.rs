@@ -16,7 +16,7 @@ pub enum Clip {
     /// Dynamic thresholding (Saharia 2022, Imagen, section 2.3): with `s` the `ratio` quantile of `|x_0|` of each sample,
     /// clamped to `[1, max]`, the sample is clamped to `[-s, s]` and divided by `s`.
     ///
-    /// Verified by `dynamic_threshold_is_per_sample`.
+    /// FORMULAS 5.5. Verified by `dynamic_threshold_is_per_sample`.
     Dynamic {
         /// The quantile, in [0, 1]; 0.995 in the paper.
         ratio: f64,

@@ -19,14 +19,14 @@ impl Transition {
 
     /// `self` followed by `next`: `N(m2 m1 x, m2^2 v1 + v2)`.
     ///
-    /// Verified by `steps_compose_to_the_marginal`.
+    /// FORMULAS 1.1. Verified by `steps_compose_to_the_marginal`.
     pub fn then(self, next: Self) -> Self {
         Self { scale: next.scale * self.scale, variance: next.scale * next.scale * self.variance + next.variance }
     }
 
     /// `scale x + sqrt(variance) z` for a standard normal `z`.
     ///
-    /// Verified by `predictions_convert`.
+    /// FORMULAS 1.2. Verified by `predictions_convert`.
     pub fn apply(self, x: f64, z: f64) -> f64 {
         self.scale * x + self.variance.sqrt() * z
     }
@@ -37,14 +37,14 @@ impl Transition {
 /// # Panics
 /// If `t` is outside 1..=T.
 ///
-/// Verified by `steps_compose_to_the_marginal`.
+/// FORMULAS 1.1. Verified by `steps_compose_to_the_marginal`.
 pub fn q_step(schedule: &Schedule, t: usize) -> Transition {
     Transition { scale: schedule.alpha(t).sqrt(), variance: schedule.beta(t) }
 }
 
 /// `q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I)` (Ho 2020, eq. 4): `x_t = alpha x_0 + sigma eps`.
 ///
-/// Verified by `steps_compose_to_the_marginal`.
+/// FORMULAS 1.2. Verified by `steps_compose_to_the_marginal`.
 pub fn q_sample(level: NoiseLevel) -> Transition {
     Transition { scale: level.alpha(), variance: level.sigma() * level.sigma() }
 }
@@ -54,7 +54,7 @@ pub fn q_sample(level: NoiseLevel) -> Transition {
 /// # Errors
 /// If `s` is the noisier one, or has no signal left.
 ///
-/// Verified by `transitions_between_levels_compose`.
+/// FORMULAS 1.1. Verified by `transitions_between_levels_compose`.
 pub fn q_between(s: NoiseLevel, t: NoiseLevel) -> Result<Transition, ScheduleError> {
     if s.noisier_than(t) || s.alpha() == 0.0 {
         return Err(ScheduleError::LevelOrder { operation: "q_between", from: t.sigma(), to: s.sigma() });

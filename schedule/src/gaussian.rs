@@ -1,4 +1,4 @@
-//! Isotropic Gaussians in D dimensions, and the normal distribution on an interval.
+//! Isotropic Gaussians in D dimensions, and the normal distribution on an interval (FORMULAS 4.1).
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI, TAU};
 

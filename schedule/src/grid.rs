@@ -1,4 +1,4 @@
-//! The steps that a sampler visits (DIFFUSERS.md, section 3: `timestep_spacing`).
+//! The steps that a sampler visits (FORMULAS 1.3; DIFFUSERS.md, section 3: `timestep_spacing`).
 //!
 //! With K sampling steps out of T, and steps counted from 1 (a diffusers timestep `i` is step `i + 1`):
 //! - leading: `j floor(T / K) + steps_offset + 1`;

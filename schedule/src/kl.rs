@@ -18,7 +18,7 @@ use crate::{Posterior, Prediction, ScheduleError};
 /// # Errors
 /// If a variance is not positive and finite.
 ///
-/// Verified by `normal_kl_is_the_integral`.
+/// FORMULAS 4.1. Verified by `normal_kl_is_the_integral`.
 pub fn normal_kl(mean_q: f64, var_q: f64, mean_p: f64, var_p: f64) -> Result<f64, ScheduleError> {
     for (what, variance) in [("the variance of q", var_q), ("the variance of p", var_p)] {
         if !(variance > 0.0 && variance.is_finite()) {

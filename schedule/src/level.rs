@@ -3,6 +3,8 @@ use crate::ScheduleError;
 /// A noise level: `x_t = alpha x_0 + sigma eps` with `alpha^2 + sigma^2 = 1` (Ho 2020, eq. 4; `alpha = sqrt(abar)`).
 ///
 /// Both numbers are kept, because near either end one of them cannot be recovered from the other without losing digits.
+///
+/// FORMULAS 1.4. Verified by `views_invert`. Verified by `both_ends_are_accurate`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NoiseLevel {
     alpha: f64,
@@ -22,7 +24,7 @@ impl NoiseLevel {
     /// # Errors
     /// If `abar` lies outside [0, 1].
     ///
-    /// Verified by `views_invert`.
+    /// FORMULAS 1.4. Verified by `views_invert`.
     pub fn from_abar(abar: f64) -> Result<Self, ScheduleError> {
         if !(0.0..=1.0).contains(&abar) {
             return Err(parameter("NoiseLevel::from_abar", "abar", "in [0, 1]", abar));
@@ -35,7 +37,7 @@ impl NoiseLevel {
     /// # Errors
     /// If `log_abar` is positive or not a number.
     ///
-    /// Verified by `views_invert`. Verified by `both_ends_are_accurate`.
+    /// FORMULAS 1.4. Verified by `views_invert`. Verified by `both_ends_are_accurate`.
     pub fn from_log_abar(log_abar: f64) -> Result<Self, ScheduleError> {
         // A plain `log_abar > 0.0` would let NaN through.
         if log_abar.is_nan() || log_abar > 0.0 {
@@ -49,7 +51,7 @@ impl NoiseLevel {
     /// # Errors
     /// If it is negative or not a number.
     ///
-    /// Verified by `views_invert`.
+    /// FORMULAS 1.4. Verified by `views_invert`.
     pub fn from_edm_sigma(edm_sigma: f64) -> Result<Self, ScheduleError> {
         if edm_sigma.is_nan() || edm_sigma < 0.0 {
             return Err(parameter("NoiseLevel::from_edm_sigma", "sigma", "in [0, inf]", edm_sigma));
@@ -66,7 +68,7 @@ impl NoiseLevel {
     /// # Errors
     /// If it is not a number.
     ///
-    /// Verified by `views_invert`. Verified by `both_ends_are_accurate`.
+    /// FORMULAS 1.4. Verified by `views_invert`. Verified by `both_ends_are_accurate`.
     pub fn from_log_snr(log_snr: f64) -> Result<Self, ScheduleError> {
         if log_snr.is_nan() {
             return Err(parameter("NoiseLevel::from_log_snr", "log-SNR", "a number", log_snr));
@@ -86,14 +88,14 @@ impl NoiseLevel {
 
     /// `alpha^2`, called `alphas_cumprod` in files.
     ///
-    /// Verified by `views_invert`. Verified by `tables_agree_with_numpy`.
+    /// FORMULAS 1.4. Verified by `views_invert`. Verified by `tables_agree_with_numpy`.
     pub fn abar(self) -> f64 {
         self.alpha * self.alpha
     }
 
     /// Signal-to-noise ratio `alpha^2 / sigma^2`, in [0, inf].
     ///
-    /// Verified by `views_invert`.
+    /// FORMULAS 1.4. Verified by `views_invert`.
     pub fn snr(self) -> f64 {
         let ratio = self.alpha / self.sigma;
         ratio * ratio
@@ -101,22 +103,28 @@ impl NoiseLevel {
 
     /// `ln(alpha^2 / sigma^2)`, in [-inf, inf].
     ///
-    /// Verified by `views_invert`.
+    /// FORMULAS 1.4. Verified by `views_invert`.
     pub fn log_snr(self) -> f64 {
         2.0 * (self.alpha.ln() - self.sigma.ln())
     }
 
     /// `sigma / alpha = sqrt((1 - abar) / abar)`, in [0, inf].
     ///
-    /// Verified by `views_invert`.
+    /// FORMULAS 1.4. Verified by `views_invert`.
     pub fn edm_sigma(self) -> f64 {
         self.sigma / self.alpha
     }
 
     /// Whether this level has strictly more noise than `other`.
     ///
-    /// Verified by `tables_are_in_range`.
+    /// It is asked of the smaller scale, which carries more digits: where all is noise, levels of many steps have the same
+    /// sigma, and rounding alone may order them.
+    ///
+    /// FORMULAS 1.4. Verified by `tables_are_in_range`. Verified by `steps_invert_where_all_is_noise`.
     pub fn noisier_than(self, other: Self) -> bool {
+        if self.alpha < self.sigma && other.alpha < other.sigma {
+            return self.alpha < other.alpha;
+        }
         self.sigma > other.sigma || (self.sigma == other.sigma && self.alpha < other.alpha)
     }
 

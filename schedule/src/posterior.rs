@@ -23,7 +23,7 @@ impl Posterior {
     /// # Errors
     /// If `s` is noisier than `t`, or `t` has no noise, or `s` has no signal.
     ///
-    /// Verified by `posterior_is_bayes_rule`. Verified by `posterior_keeps_the_marginal`.
+    /// FORMULAS 2.1. Verified by `posterior_is_bayes_rule`. Verified by `posterior_keeps_the_marginal`.
     pub fn between(s: NoiseLevel, t: NoiseLevel) -> Result<Self, ScheduleError> {
         if s.noisier_than(t) || t.sigma() == 0.0 || s.alpha() == 0.0 {
             return Err(ScheduleError::LevelOrder { operation: "posterior", from: t.sigma(), to: s.sigma() });
@@ -45,42 +45,42 @@ impl Posterior {
 
     /// Factor of `x_0` in the mean, `sqrt(abar_s) b / (1 - abar_t)`.
     ///
-    /// Verified by `consecutive_posterior_is_in_the_tables`.
+    /// FORMULAS 2.1. Verified by `consecutive_posterior_is_in_the_tables`.
     pub fn coef_x0(&self) -> f64 {
         self.coef_x0
     }
 
     /// Factor of `x_t` in the mean, `sqrt(a) (1 - abar_s) / (1 - abar_t)`.
     ///
-    /// Verified by `consecutive_posterior_is_in_the_tables`.
+    /// FORMULAS 2.1. Verified by `consecutive_posterior_is_in_the_tables`.
     pub fn coef_xt(&self) -> f64 {
         self.coef_xt
     }
 
     /// `b~ = b (1 - abar_s) / (1 - abar_t)`, the variance of the posterior; 0 when the step ends at `abar = 1`.
     ///
-    /// Verified by `posterior_is_bayes_rule`.
+    /// FORMULAS 2.1. Verified by `posterior_is_bayes_rule`.
     pub fn variance(&self) -> f64 {
         self.variance
     }
 
     /// `b = 1 - abar_t / abar_s`.
     ///
-    /// Verified by `reverse_variances`. Verified by `steps_between_tiny_alphas_have_coefficients`.
+    /// FORMULAS 2.1. Verified by `reverse_variances`. Verified by `steps_between_tiny_alphas_have_coefficients`.
     pub fn beta(&self) -> f64 {
         self.beta
     }
 
     /// `sqrt(1 - abar_t)`, the noise of the level that the step starts from.
     ///
-    /// Verified by `kl_forms_are_equal`.
+    /// FORMULAS 2.1. Verified by `kl_forms_are_equal`.
     pub fn sigma_t(&self) -> f64 {
         self.sigma_t
     }
 
     /// `mu~` from `x_t` and `x_0` (Ho 2020, eq. 7).
     ///
-    /// Verified by `posterior_is_bayes_rule`.
+    /// FORMULAS 2.1. Verified by `posterior_is_bayes_rule`.
     pub fn mean(&self, xt: f64, x0: f64) -> f64 {
         self.coef_xt * xt + self.coef_x0 * x0
     }
@@ -90,7 +90,7 @@ impl Posterior {
     /// # Errors
     /// If `a` is 0: all signal is lost in the step and `eps` says nothing about `x_0`.
     ///
-    /// Verified by `mean_from_eps_is_mean_from_x0`.
+    /// FORMULAS 2.2. Verified by `mean_from_eps_is_mean_from_x0`.
     pub fn mean_from_eps(&self) -> Result<Affine, ScheduleError> {
         if self.beta >= 1.0 {
             return Err(parameter("posterior mean from eps", "b", "below 1", self.beta));
@@ -104,7 +104,7 @@ impl Posterior {
     /// # Errors
     /// If the fraction of [`Variance::Interpolated`] lies outside [0, 1].
     ///
-    /// Verified by `reverse_variances`.
+    /// FORMULAS 2.3. Verified by `reverse_variances`.
     pub fn reverse_variance(&self, choice: Variance) -> Result<f64, ScheduleError> {
         match choice {
             Variance::FixedSmall => Ok(self.variance),

@@ -1,4 +1,4 @@
-//! Noise levels chosen directly, without a table of betas.
+//! Noise levels chosen directly, without a table of betas (FORMULAS 1.3).
 
 use crate::ScheduleError;
 use crate::level::parameter;

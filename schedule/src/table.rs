@@ -24,7 +24,7 @@ impl Schedule {
     /// # Errors
     /// If `steps` is 0 or above [`Schedule::MAX_STEPS`], a parameter is out of range, or a beta leaves (0, 1).
     ///
-    /// Verified by `families_follow_their_definitions`. Verified by `tables_are_in_range`.
+    /// FORMULAS 1.3. Verified by `families_follow_their_definitions`. Verified by `tables_are_in_range`.
     pub fn new(betas: &BetaSchedule, steps: usize) -> Result<Self, ScheduleError> {
         check_steps(steps)?;
         Self::from_betas(betas.table(steps)?)
@@ -35,7 +35,7 @@ impl Schedule {
     /// # Errors
     /// If there is no beta or there are too many, one lies outside (0, 1), or two levels coincide in f64.
     ///
-    /// Verified by `tables_are_in_range`. Verified by `steps_compose_to_the_marginal`.
+    /// FORMULAS 1.1. Verified by `tables_are_in_range`. Verified by `steps_compose_to_the_marginal`.
     pub fn from_betas(betas: Vec<f64>) -> Result<Self, ScheduleError> {
         let steps = betas.len();
         check_steps(steps)?;
@@ -64,7 +64,7 @@ impl Schedule {
     /// # Errors
     /// If T is 1: there is no second level to keep.
     ///
-    /// Verified by `rescale_reaches_zero_snr`.
+    /// FORMULAS 1.3. Verified by `rescale_reaches_zero_snr`.
     pub fn rescaled_zero_terminal_snr(&self) -> Result<Self, ScheduleError> {
         let steps = self.steps();
         if steps < 2 {
@@ -114,7 +114,7 @@ impl Schedule {
 
     /// `a_t = 1 - b_t` for `t` in 1..=T (not to be confused with [`NoiseLevel::alpha`], which is `sqrt(abar_t)`).
     ///
-    /// Verified by `levels_carry_the_betas`.
+    /// FORMULAS 1.1. Verified by `levels_carry_the_betas`.
     ///
     /// # Panics
     /// If `t` is outside 1..=T.
@@ -124,7 +124,7 @@ impl Schedule {
 
     /// `abar_t = prod_{i <= t} a_i` for `t` in 0..=T.
     ///
-    /// Verified by `tables_agree_with_numpy`. Verified by `steps_compose_to_the_marginal`.
+    /// FORMULAS 1.1. Verified by `tables_agree_with_numpy`. Verified by `steps_compose_to_the_marginal`.
     ///
     /// # Panics
     /// If `t` is above T.
@@ -142,7 +142,7 @@ impl Schedule {
 
     /// `ln(abar_t / (1 - abar_t))` for `t` in 0..=T; infinite at `t = 0`.
     ///
-    /// Verified by `tables_are_in_range`.
+    /// FORMULAS 1.4. Verified by `tables_are_in_range`.
     ///
     /// # Panics
     /// If `t` is above T.
@@ -152,7 +152,7 @@ impl Schedule {
 
     /// `q(x_{t-1} | x_t, x_0)` for `t` in 1..=T (Ho 2020, eqs. 6-7).
     ///
-    /// Verified by `consecutive_posterior_is_in_the_tables`.
+    /// FORMULAS 2.1. Verified by `consecutive_posterior_is_in_the_tables`.
     ///
     /// # Panics
     /// If `t` is outside 1..=T.
@@ -210,7 +210,7 @@ impl Schedule {
     /// # Errors
     /// If `t` lies outside [0, T].
     ///
-    /// Verified by `steps_invert`.
+    /// FORMULAS 1.4. Verified by `steps_invert`.
     pub fn level_at(&self, t: f64) -> Result<NoiseLevel, ScheduleError> {
         if !(t >= 0.0 && t <= self.steps() as f64) {
             return Err(parameter("Schedule::level_at", "the step", "in [0, T]", t));

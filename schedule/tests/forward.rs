@@ -143,6 +143,18 @@ proptest! {
         prop_assert!((schedule.t_of_level(again).unwrap() - last).abs() < 1e-6);
     }
 
+    /// Where sigma is 1 to the last digit for hundreds of steps, the signal still tells them apart.
+    #[test]
+    fn steps_invert_where_all_is_noise(halvings in 40..80_usize, beta in 1e-5..1e-3_f64, u in 0.0..1.0_f64) {
+        let betas = [vec![0.5; halvings], vec![beta; 300]].concat();
+        let schedule = Schedule::from_betas(betas).unwrap();
+        let t = halvings as f64 + 300.0 * u;
+        let level = schedule.level_at(t).unwrap();
+        prop_assert!((schedule.t_of_level(level).unwrap() - t).abs() < 1e-6);
+        let (before, after) = (schedule.level(t.floor() as usize), schedule.level(t.ceil() as usize));
+        prop_assert!(!before.noisier_than(level) && !level.noisier_than(after));
+    }
+
     /// Lin 2023: sqrt(abar) is shifted and scaled, the first level stays and the last loses all signal.
     #[test]
     fn rescale_reaches_zero_snr(rule in any_rule(), steps in 2..200_usize) {

@@ -57,6 +57,9 @@ struct Coefs {
 }
 
 /// An objective on a schedule.
+///
+/// FORMULAS 4.3. Verified by `the_targets_are_those_of_the_definitions`.
+/// Verified by `steps_are_uniform_and_noise_is_standard_normal`.
 #[derive(Clone, Debug)]
 pub struct Objective {
     seed: u64,

@@ -1,7 +1,10 @@
-//! Repository chores: `cargo xtask tidy` checks the invariants that ARCHITECTURE.md states, `cargo xtask bench` measures.
+//! Repository chores: `cargo xtask tidy` checks the invariants that ARCHITECTURE.md states, `cargo xtask bench` measures,
+//! `cargo xtask math` writes docs/verified-math.md, and `cargo xtask doc` the documentation with its equations rendered.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod doc;
+mod math;
 mod tidy;
 
 use std::path::PathBuf;
@@ -21,6 +24,10 @@ struct Args {
 enum Chore {
     /// Checks the invariants of ARCHITECTURE.md: crate directions, files and printing, unsafe code, file lengths.
     Tidy,
+    /// Writes docs/verified-math.md: which function carries which equation, and which tests verify it.
+    Math,
+    /// Builds the documentation of the libraries with the header that renders equations.
+    Doc,
     /// Verifies, then times whole networks, alone or against other programs; see bench/README.md.
     Bench(Box<bench::BenchArgs>),
 }
@@ -29,6 +36,8 @@ fn main() -> ExitCode {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let outcome = match Args::parse().chore {
         Chore::Tidy => tidy::run(&root),
+        Chore::Math => math::run(&root),
+        Chore::Doc => doc::run(&root),
         Chore::Bench(args) => bench::run(&root, &args),
     };
     match outcome {

@@ -86,7 +86,7 @@ impl MixtureOracle {
 
     /// The mixture of the noisy states at a level: `p_t = sum_k w_k N(alpha m_k, alpha^2 Sigma_k + sigma^2 I)`.
     ///
-    /// Verified by `noised_mixture_is_the_marginal`.
+    /// FORMULAS 3.2. Verified by `noised_mixture_is_the_marginal`.
     pub fn noised(&self, level: NoiseLevel) -> Self {
         Self { shape: self.shape, components: self.components.iter().map(|c| c.noised(level)).collect() }
     }
@@ -96,7 +96,7 @@ impl MixtureOracle {
     /// # Errors
     /// If no component has the label.
     ///
-    /// Verified by `moments_of_a_mixture`. Verified by `labels_restrict_the_mixture`.
+    /// FORMULAS 5.4. Verified by `moments_of_a_mixture`. Verified by `labels_restrict_the_mixture`.
     pub fn of_label(&self, label: usize) -> Result<Self, DenoiserError> {
         let chosen = self.chosen(Some(label))?;
         let total = log_sum_exp(chosen.iter().map(|&k| self.components[k].log_weight));
@@ -107,7 +107,7 @@ impl MixtureOracle {
 
     /// `E[x] = sum_k w_k m_k`, flat (`C * H * W`).
     ///
-    /// Verified by `moments_of_a_mixture`.
+    /// FORMULAS 3.2. Verified by `moments_of_a_mixture`.
     pub fn mean(&self) -> Array1<f64> {
         let mut mean = Array1::zeros(self.components[0].mean.len());
         for component in &self.components {
@@ -121,7 +121,7 @@ impl MixtureOracle {
     /// # Errors
     /// If a sample has more than 512 values: the matrix would be large.
     ///
-    /// Verified by `moments_of_a_mixture`.
+    /// FORMULAS 3.2. Verified by `moments_of_a_mixture`.
     pub fn covariance(&self) -> Result<Array2<f64>, DenoiserError> {
         let mean = self.mean();
         let size = mean.len();
@@ -143,7 +143,7 @@ impl MixtureOracle {
     /// As [`ConditionalDenoiser::denoise_with`]; and [`DenoiserError::Oracle`] where a component has no variance left in some
     /// direction at the level: a point has no density without noise.
     ///
-    /// Verified by `density_is_the_sum_of_normals`.
+    /// FORMULAS 3.2. Verified by `density_is_the_sum_of_normals`.
     pub fn log_density(
         &self,
         x: ArrayView4<'_, f64>,
@@ -163,7 +163,7 @@ impl MixtureOracle {
     /// # Errors
     /// As [`MixtureOracle::log_density`].
     ///
-    /// Verified by `score_is_the_gradient`.
+    /// FORMULAS 3.2. Verified by `score_is_the_gradient`.
     pub fn score(
         &self,
         x: ArrayView4<'_, f64>,
@@ -185,7 +185,7 @@ impl MixtureOracle {
     /// # Errors
     /// As [`MixtureOracle::log_density`].
     ///
-    /// Verified by `label_probabilities_sum_to_1`.
+    /// FORMULAS 5.2. Verified by `label_probabilities_sum_to_1`.
     pub fn log_label_probability(
         &self,
         x: ArrayView4<'_, f64>,
@@ -267,7 +267,7 @@ impl ConditionalDenoiser for MixtureOracle {
     /// `E[x_0 | x_t = x] = sum_k r_k(x) [m_k + alpha Sigma_k S_k^-1 (x - alpha m_k)]`, under each sample's label where it
     /// has one; `x` itself where there is no noise.
     ///
-    /// Verified by `tweedie_for_mixtures`. Verified by `posterior_mean_is_bayes_rule`.
+    /// FORMULAS 3.2. Verified by `tweedie_for_mixtures`. Verified by `posterior_mean_is_bayes_rule`.
     fn denoise_with(
         &self,
         x: ArrayView4<'_, f64>,
@@ -300,7 +300,7 @@ impl Denoiser for MixtureOracle {
 
 /// `ln sum exp`, without overflow; negative infinity of nothing.
 ///
-/// Verified by `log_sum_exp_does_not_overflow`.
+/// FORMULAS 3.2. Verified by `log_sum_exp_does_not_overflow`.
 pub fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let highest = values.clone().fold(f64::NEG_INFINITY, f64::max);
     if highest.is_infinite() {

@@ -29,7 +29,7 @@ pub use path::LogRatio;
 ///
 /// `squares` is `|x_0|^2` of a sample of `dims` numbers, `level` that of step T.
 ///
-/// Verified by `prior_agrees_with_quadrature`.
+/// FORMULAS 4.1. Verified by `prior_agrees_with_quadrature`.
 pub fn prior_kl(level: NoiseLevel, squares: f64, dims: usize) -> f64 {
     let q = forward::q_sample(level);
     kl_isotropic(q.scale * q.scale * squares, q.variance, 1.0, dims)
@@ -113,7 +113,7 @@ impl Bound {
     /// # Panics
     /// If `t` is outside 1..=T.
     ///
-    /// Verified by `telescoped_sum_is_the_log_ratio_in_closed_form`.
+    /// FORMULAS 4.1. Verified by `telescoped_sum_is_the_log_ratio_in_closed_form`.
     pub fn term(
         &self,
         model: &dyn Denoiser,

@@ -11,35 +11,52 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::math;
+
 /// A place that breaks an invariant.
 #[derive(Debug, PartialEq, Eq)]
-struct Finding {
+pub struct Finding {
     /// The file, relative to the root, with a line where one is known.
-    place: String,
+    pub place: String,
     /// What is wrong and what to do.
-    message: String,
+    pub message: String,
 }
 
 /// Prints every finding; true if there is none.
 pub fn run(root: &Path) -> Result<bool> {
     let files = repository_files(root)?;
     let mut findings = manifests::check(root)?;
-    let mut sources = 0;
+    let rust = rust_files(root)?;
     for file in &files {
-        let path = root.join(file);
-        let name = file.to_string_lossy().replace('\\', "/");
-        if name.ends_with(".rs") {
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
-            findings.extend(sources::check(&name, &text)?);
-            sources += 1;
-        }
-        findings.extend(texts::check(root, &name)?);
+        findings.extend(texts::check(root, &slashes(file))?);
     }
+    for (name, text) in &rust {
+        findings.extend(sources::check(name, text)?);
+    }
+    findings.extend(math::check(root, &rust)?);
     for Finding { place, message } in &findings {
         println!("{place}: {message}");
     }
-    println!("tidy: {} files, {sources} of them Rust, {} findings", files.len(), findings.len());
+    println!("tidy: {} files, {} of them Rust, {} findings", files.len(), rust.len(), findings.len());
     Ok(findings.is_empty())
+}
+
+/// Every Rust file, by its path from the root with forward slashes, with its text.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn rust_files(root: &Path) -> Result<Vec<(String, String)>> {
+    let names = repository_files(root)?.into_iter().map(|file| slashes(&file)).filter(|name| name.ends_with(".rs"));
+    names
+        .map(|name| {
+            let text = fs::read_to_string(root.join(&name)).with_context(|| format!("cannot read {name}"))?;
+            Ok((name, text))
+        })
+        .collect()
+}
+
+fn slashes(path: &Path) -> String {
+    path.to_string_lossy().replace('\\', "/")
 }
 
 /// Every file of the repository but build outputs and what dot-folders other than `.ci` and `.cargo` hold.
