@@ -1,7 +1,9 @@
-//! Repository chores: `cargo xtask tidy` checks the invariants that ARCHITECTURE.md states, `cargo xtask bench` measures.
+//! Repository chores: `cargo xtask tidy` checks the invariants that ARCHITECTURE.md states, `cargo xtask bench` measures,
+//! `cargo xtask figures` draws the pictures of the documentation.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod figures;
 mod tidy;
 
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ enum Chore {
     Tidy,
     /// Verifies, then times whole networks, alone or against other programs; see bench/README.md.
     Bench(Box<bench::BenchArgs>),
+    /// Draws the pictures of the samplers into docs/images.
+    Figures,
 }
 
 fn main() -> ExitCode {
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
     let outcome = match Args::parse().chore {
         Chore::Tidy => tidy::run(&root),
         Chore::Bench(args) => bench::run(&root, &args),
+        Chore::Figures => figures::run(&root),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

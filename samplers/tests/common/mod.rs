@@ -3,8 +3,8 @@
 
 use std::ops::ControlFlow;
 
-use ndarray::{Array4, Axis};
-use tweedie_denoiser::{Component, Condition, Denoiser, DenoiserError, MixtureOracle, Noise, Purpose};
+use ndarray::{Array4, ArrayView3, Axis};
+use tweedie_denoiser::{Component, Condition, Denoiser, DenoiserError, MixtureOracle, Noise, Purpose, SeededNoise};
 use tweedie_samplers::{Solver, sample};
 use tweedie_schedule::{BetaSchedule, NoiseLevel, Schedule, StepGrid};
 
@@ -75,6 +75,43 @@ impl Noise for Silence {
     }
 }
 
+/// The noise of a path that is shared by runs with steps of different lengths on a grid uniform in `lambda = ln(alpha / sigma)`.
+///
+/// Between two levels the exact solution of the reverse SDE picks up `sigma' sqrt(1 - e^(-2 h)) z`, and carries earlier noise on
+/// by `sigma' / sigma e^-h`. So `fine` steps of length `h` make one of length `fine h` whose noise is the normalised sum of
+/// `e^(-(fine - 1 - k) h) z_k`.
+pub struct Coupled {
+    /// The noise of the finest steps.
+    pub finest: SeededNoise,
+    /// How many of them make a step of the run.
+    pub fine: usize,
+    /// The length `h` of the finest steps.
+    pub length: f64,
+}
+
+impl Noise for Coupled {
+    fn fill(&self, purpose: Purpose, sample: usize, out: &mut [f64]) -> Result<(), DenoiserError> {
+        let Purpose::Step(step) = purpose else { return self.finest.fill(purpose, sample, out) };
+        let (mut z, mut total) = (vec![0.0; out.len()], 0.0);
+        out.fill(0.0);
+        for k in 0..self.fine {
+            self.finest.fill(Purpose::Step(step * self.fine + k), sample, &mut z)?;
+            let weight = (-((self.fine - 1 - k) as f64) * self.length).exp();
+            total += weight * weight;
+            out.iter_mut().zip(&z).for_each(|(out, z)| *out += weight * z);
+        }
+        out.iter_mut().for_each(|out| *out /= total.sqrt());
+        Ok(())
+    }
+}
+
+/// The noise of a run of `moves` whose path is that of a run of `finest` moves, from a given start.
+pub fn coupled(schedule: &Schedule, start: Array4<f64>, moves: usize, finest: usize) -> From<Coupled> {
+    let lambda = |t: usize| 0.5 * schedule.level(t).log_snr();
+    let length = (lambda(1) - lambda(schedule.steps())) / finest as f64;
+    From { start, steps: Coupled { finest: SeededNoise::new(31), fine: finest / moves, length } }
+}
+
 /// The result of a run.
 pub fn run(
     denoiser: &dyn Denoiser,
@@ -118,4 +155,16 @@ pub fn largest_difference(a: &Array4<f64>, b: &Array4<f64>) -> f64 {
 pub fn rms_difference(a: &Array4<f64>, b: &Array4<f64>) -> f64 {
     assert_eq!(a.dim(), b.dim());
     (a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
+}
+
+/// The median over the samples of the distance between two states: unlike the mean square, it does not depend on the few paths
+/// that end at another component.
+pub fn median_distance(a: &Array4<f64>, b: &Array4<f64>) -> f64 {
+    assert_eq!(a.dim(), b.dim());
+    let distance = |(a, b): (ArrayView3<'_, f64>, ArrayView3<'_, f64>)| {
+        a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+    };
+    let mut all: Vec<f64> = a.outer_iter().zip(b.outer_iter()).map(distance).collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
 }
