@@ -150,7 +150,7 @@ pub fn from_config(config: &Config, path: &Path, wanted: Option<SolverSpec>) -> 
     };
     let rescale_zero_snr = reader.boolean("rescale_betas_zero_snr", false)?;
     let prediction = prediction(&mut reader)?;
-    let spacing = reader.text("timestep_spacing", defaults.spacing.name())?;
+    let spacing = reader.text("timestep_spacing", solver.spacing().name())?;
     let spacing = Spacing::from_name(&spacing).map_err(|e| reader.refused("timestep_spacing", &e))?;
     let steps_offset = reader.integer("steps_offset", 0)?;
     let clip = clip(&mut reader)?;

@@ -73,6 +73,10 @@ fn saved_noise_replays() {
         ("fixed_large", "ddpm --spacing trailing", 5),
         ("fixed_small", "ddim --eta 1", 4),
         ("fixed_small", "ddim --eta 0", 0),
+        ("fixed_small", "euler-ancestral", 4),
+        ("fixed_small", "dpm++2m-sde", 4),
+        ("fixed_small", "heun", 0),
+        ("fixed_small", "dpm++3m", 0),
     ] {
         scheduler(variance);
         let options = format!("--model model --labels 0,1 --per-label 2 --steps 5 --sampler {sampler}");
@@ -283,6 +287,12 @@ fn an_oracle_draws_its_own_distribution() {
     for image in draw("--labels 6 --count 3 --steps 20").chunks_exact(4) {
         assert!(near(image, [-1.0, -1.0, 0.5, 0.5]), "{image:?}");
     }
+    for name in ["euler", "euler-ancestral", "heun", "dpm++2m", "dpm++3m", "dpm++3m-exact", "dpm++2m-sde"] {
+        for image in draw(&format!("--labels 4 --count 2 --sampler {name}")).chunks_exact(4) {
+            assert!(near(image, [1.0; 4]), "{name}: {image:?}");
+        }
+    }
+    bench.fail("sample --model oracle.json --sampler heun --eta 1 --out y.npy", 2, &["--eta", "heun"]);
     let values = draw("--count 400 --sampler ddpm --steps 30 --spacing trailing --train-steps 100 --beta-end 0.2");
     let first = values.chunks_exact(4).filter(|image| near(image, [1.0; 4])).count();
     let second = values.chunks_exact(4).filter(|image| near(image, [-1.0, -1.0, 0.5, 0.5])).count();

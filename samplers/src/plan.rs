@@ -2,7 +2,9 @@
 
 use tweedie_schedule::{BetaSchedule, Prediction, Schedule, Spacing, StepGrid, Variance, prediction};
 
-use crate::{Clip, Ddim, Ddpm, SamplerError, Solver};
+use crate::{
+    Clip, Ddim, Ddpm, DpmForm, DpmPlusPlus, DpmPlusPlusSde, Euler, EulerAncestral, Heun, SamplerError, Solver,
+};
 
 /// A solver and its own options.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,11 +24,38 @@ pub enum SolverSpec {
         /// Whether the last move ends at `abar = 1`; otherwise it ends at the level of step 1.
         set_alpha_to_one: bool,
     },
+    /// Euler's method.
+    Euler,
+    /// Its ancestral form.
+    EulerAncestral,
+    /// Heun's method.
+    Heun,
+    /// DPM-Solver++ multistep.
+    DpmPlusPlus {
+        /// Its order and form.
+        form: DpmForm,
+    },
+    /// SDE-DPM-Solver++ 2M.
+    DpmPlusPlusSde,
 }
 
 impl SolverSpec {
     /// The names that [`solver_by_name`] knows.
-    pub const NAMES: &'static str = "ddpm, ddim";
+    pub const NAMES: &'static str =
+        "ddpm, ddim, euler, euler-ancestral, heun, dpm++2m, dpm++3m, dpm++3m-exact, dpm++2m-sde";
+
+    /// Every solver with its defaults, in the order of [`SolverSpec::NAMES`].
+    pub const ALL: [Self; 9] = [
+        Self::ddpm(),
+        Self::ddim(),
+        Self::Euler,
+        Self::EulerAncestral,
+        Self::Heun,
+        Self::DpmPlusPlus { form: DpmForm::Second },
+        Self::DpmPlusPlus { form: DpmForm::Third },
+        Self::DpmPlusPlus { form: DpmForm::ThirdExact },
+        Self::DpmPlusPlusSde,
+    ];
 
     /// Ancestral sampling with diffusers' defaults: the small variance.
     pub const fn ddpm() -> Self {
@@ -43,15 +72,40 @@ impl SolverSpec {
         match self {
             Self::Ddpm { .. } => "ddpm",
             Self::Ddim { .. } => "ddim",
+            Self::Euler => "euler",
+            Self::EulerAncestral => "euler-ancestral",
+            Self::Heun => "heun",
+            Self::DpmPlusPlus { form: DpmForm::Second } => "dpm++2m",
+            Self::DpmPlusPlus { form: DpmForm::Third } => "dpm++3m",
+            Self::DpmPlusPlus { form: DpmForm::ThirdExact } => "dpm++3m-exact",
+            Self::DpmPlusPlusSde => "dpm++2m-sde",
         }
     }
 
-    /// The solver, which clips `x_0` as told.
+    /// What the solver makes of a scheduler's clip, as the diffusers class of its name does: DDPM, DDIM and Heun apply any,
+    /// DPM-Solver++ only dynamic thresholding, Euler and its ancestral form none.
+    pub fn clip(&self, wanted: Clip) -> Clip {
+        match (self, wanted) {
+            (Self::Euler | Self::EulerAncestral, _) => Clip::None,
+            (Self::DpmPlusPlus { .. } | Self::DpmPlusPlusSde, Clip::Range(_)) => Clip::None,
+            _ => wanted,
+        }
+    }
+
+    /// The `timestep_spacing` that its diffusers class has where a file does not say.
+    pub fn spacing(&self) -> Spacing {
+        match self {
+            Self::Ddpm { .. } | Self::Ddim { .. } => Spacing::Leading,
+            _ => Spacing::Linspace,
+        }
+    }
+
+    /// The solver, which clips `x_0` as told, as far as it clips at all ([`SolverSpec::clip`]).
     ///
     /// # Errors
     /// If `eta` is negative or not finite, or the clip is out of range.
     pub fn build(&self, clip: Clip) -> Result<Box<dyn Solver>, SamplerError> {
-        let clip = clip.check()?;
+        let clip = self.clip(clip.check()?);
         match *self {
             Self::Ddpm { variance } => Ok(Box::new(Ddpm { variance: variance.variance(), clip })),
             Self::Ddim { eta, .. } if !(eta >= 0.0 && eta.is_finite()) => Err(SamplerError::Parameter {
@@ -63,6 +117,11 @@ impl SolverSpec {
             Self::Ddim { eta, use_clipped_model_output, .. } => {
                 Ok(Box::new(Ddim { eta, clip, use_clipped_model_output }))
             }
+            Self::Euler => Ok(Box::new(Euler { clip })),
+            Self::EulerAncestral => Ok(Box::new(EulerAncestral { clip })),
+            Self::Heun => Ok(Box::new(Heun { clip })),
+            Self::DpmPlusPlus { form } => Ok(Box::new(DpmPlusPlus::new(form, clip))),
+            Self::DpmPlusPlusSde => Ok(Box::new(DpmPlusPlusSde::new(clip))),
         }
     }
 }
@@ -72,10 +131,11 @@ impl SolverSpec {
 /// # Errors
 /// If there is no such solver; the error lists those that exist.
 pub fn solver_by_name(name: &str) -> Result<SolverSpec, SamplerError> {
-    [SolverSpec::ddpm(), SolverSpec::ddim()]
-        .into_iter()
-        .find(|s| s.name() == name)
-        .ok_or_else(|| SamplerError::UnknownName { what: "sampler", found: name.to_owned(), known: SolverSpec::NAMES })
+    SolverSpec::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| SamplerError::UnknownName {
+        what: "sampler",
+        found: name.to_owned(),
+        known: SolverSpec::NAMES,
+    })
 }
 
 /// The `variance_type` of a DDPM scheduler file.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ndarray::{Array4, Array5, ArrayView4, Zip};
 use tweedie_denoiser::{Denoiser, DenoiserError, Noise, Purpose, ReplayNoise, SeededNoise};
-use tweedie_samplers::{Clip, SamplerError, SchedulerSpec, SolverSpec, VarianceType, sample, solver_by_name};
+use tweedie_samplers::{Clip, SamplerError, SchedulerSpec, SolverSpec, StepInfo, VarianceType, sample, solver_by_name};
 use tweedie_schedule::{
     BetaSchedule, NoiseLevel, Prediction, Schedule, Spacing, StepGrid, TimestepMapping, prediction,
 };
@@ -289,11 +289,41 @@ fn plans_are_checked() {
         let spec = solver_by_name(name).unwrap();
         assert_eq!((spec.name(), spec.build(Clip::None).unwrap().name()), (name, name));
     }
+    assert_eq!(SolverSpec::ALL.map(|spec| spec.name()).join(", "), SolverSpec::NAMES);
     for name in VarianceType::NAMES.split(", ") {
         assert_eq!(VarianceType::from_config_name(name).unwrap().config_name(), name);
     }
     assert!(matches!(VarianceType::from_config_name("learned"), Err(SamplerError::LearnedVariance { .. })));
     assert!(matches!(VarianceType::from_config_name("small"), Err(SamplerError::UnknownName { .. })));
+}
+
+/// What the diffusers classes of the samplers make of `clip_sample` and `thresholding`, and of a file without
+/// `timestep_spacing`.
+#[test]
+fn solvers_have_the_defaults_of_their_classes() {
+    let (range, dynamic) = (Clip::Range(1.0), Clip::Dynamic { ratio: 0.9, max: 2.0 });
+    for spec in SolverSpec::ALL {
+        let (expected, spacing) = match spec.name() {
+            "ddpm" | "ddim" => ([range, dynamic], Spacing::Leading),
+            "heun" => ([range, dynamic], Spacing::Linspace),
+            "euler" | "euler-ancestral" => ([Clip::None, Clip::None], Spacing::Linspace),
+            _ => ([Clip::None, dynamic], Spacing::Linspace),
+        };
+        assert_eq!([range, dynamic].map(|clip| spec.clip(clip)), expected, "{}", spec.name());
+        assert_eq!((spec.clip(Clip::None), spec.spacing()), (Clip::None, spacing), "{}", spec.name());
+    }
+    // And that is what a built solver does.
+    let plan = |solver| {
+        let spec = SchedulerSpec { solver, clip: Clip::Range(0.1), ..SchedulerSpec::default() };
+        let mut plan = spec.plan(1).unwrap();
+        let model = Model { schedule: Arc::new(plan.schedule.clone()), prediction: Prediction::X0 };
+        let (noise, go_on) = (SeededNoise::new(1), &mut |_: StepInfo<'_>| ControlFlow::Continue(()));
+        sample(&model, &plan.grid, &plan.schedule, &mut *plan.solver, &noise, SHAPE, go_on).unwrap()
+    };
+    for spec in SolverSpec::ALL {
+        let clipped = plan(spec).iter().all(|x| x.abs() <= 0.1);
+        assert_eq!(clipped, spec.clip(Clip::Range(0.1)) != Clip::None, "{}", spec.name());
+    }
 }
 
 /// A denoiser that fails in a chosen way at step 3 of 5.

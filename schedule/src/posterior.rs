@@ -127,6 +127,8 @@ impl Posterior {
 }
 
 /// The ends of a learned variance, `ln b~` and `ln b`, in which it is interpolated (Nichol & Dhariwal 2021, eq. 15).
+///
+/// FORMULAS 2.3. Verified by `a_learned_variance_lies_between_its_ends`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct VarianceRange {
     /// `ln b~`.
@@ -138,14 +140,14 @@ pub struct VarianceRange {
 impl VarianceRange {
     /// The fraction `v = (output + 1) / 2` that a network's output in about `[-1, 1]` stands for; it is not limited.
     ///
-    /// Verified by `a_learned_variance_lies_between_its_ends`.
+    /// FORMULAS 2.3. Verified by `a_learned_variance_lies_between_its_ends`.
     pub fn fraction(output: f64) -> f64 {
         0.5 * (output + 1.0)
     }
 
     /// `ln sigma_q^2 = v ln b + (1 - v) ln b~`, for any fraction `v`.
     ///
-    /// Verified by `a_learned_variance_lies_between_its_ends`.
+    /// FORMULAS 2.3. Verified by `a_learned_variance_lies_between_its_ends`.
     pub fn log_variance(&self, fraction: f64) -> f64 {
         fraction * self.log_large + (1.0 - fraction) * self.log_small
     }

@@ -174,7 +174,7 @@ impl Schedule {
     /// # Panics
     /// If `t` is outside 1..=T.
     ///
-    /// Verified by `the_first_step_follows_the_literature`.
+    /// FORMULAS 2.3. Verified by `the_first_step_follows_the_literature`.
     pub fn reverse_variance(&self, t: usize, rule: Variance, bins: bool) -> Result<f64, ScheduleError> {
         let of_posterior = self.posterior(t).reverse_variance(rule)?;
         if t > 1 {
@@ -195,7 +195,7 @@ impl Schedule {
     /// # Panics
     /// If `t` is outside 1..=T.
     ///
-    /// Verified by `a_learned_variance_lies_between_its_ends`.
+    /// FORMULAS 2.3. Verified by `a_learned_variance_lies_between_its_ends`.
     pub fn variance_range(&self, t: usize) -> VarianceRange {
         let range = self.posterior(t).variance_range();
         match t {

@@ -137,7 +137,8 @@ impl Objective {
     /// If the output has not [`Objective::output_channels`] or the shapes differ otherwise; for the bound, if a pixel is none
     /// of the levels.
     ///
-    /// Verified by `gradients_are_differences_of_the_loss`.
+    /// FORMULAS 4.3. Verified by `gradients_are_differences_of_the_loss`.
+    /// Verified by `the_bound_of_the_hybrid_loss_stops_at_the_mean`. Verified by `errors_are_weighted`.
     pub fn loss(&self, batch: &NoisyBatch, x0: ArrayView4<'_, f32>, output: ArrayView4<'_, f32>) -> BatchLoss {
         let (n, c, h, w) = batch.target.dim();
         assert_eq!(x0.dim(), batch.target.dim(), "the images of the batch");

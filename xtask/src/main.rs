@@ -1,10 +1,13 @@
 //! Repository chores: `cargo xtask tidy` checks the invariants that ARCHITECTURE.md states, `cargo xtask bench` measures,
-//! `cargo xtask math` writes docs/verified-math.md, and `cargo xtask doc` the documentation with its equations rendered.
+//! `cargo xtask math` writes docs/verified-math.md, `cargo xtask doc` the documentation with its equations rendered,
+//! `cargo xtask figures` its pictures, and `cargo xtask mutants` changes the code to see whether a test notices.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod doc;
+mod figures;
 mod math;
+mod mutants;
 mod tidy;
 
 use std::path::PathBuf;
@@ -30,6 +33,10 @@ enum Chore {
     Doc,
     /// Verifies, then times whole networks, alone or against other programs; see bench/README.md.
     Bench(Box<bench::BenchArgs>),
+    /// Draws the pictures of the samplers into docs/images.
+    Figures,
+    /// Changes the mathematics, one place at a time, and lists the changes that no test notices (needs cargo-mutants).
+    Mutants(mutants::MutantsArgs),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +46,8 @@ fn main() -> ExitCode {
         Chore::Math => math::run(&root),
         Chore::Doc => doc::run(&root),
         Chore::Bench(args) => bench::run(&root, &args),
+        Chore::Figures => figures::run(&root),
+        Chore::Mutants(args) => mutants::run(&root, &args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -405,7 +405,7 @@ pub fn parameters(
         BetaSchedule::Custom(table) => ("table", None, None, Some(table)),
         _ => ("unknown", None, None, None),
     };
-    let clip = match spec.clip {
+    let clip = match spec.solver.clip(spec.clip) {
         Clip::None => json!(null),
         Clip::Range(range) => json!({ "range": range }),
         Clip::Dynamic { ratio, max } => json!({ "ratio": ratio, "max": max }),

@@ -64,10 +64,16 @@ fn files_of_other_samplers_serve_a_wanted_one() {
         "beta_schedule": "scaled_linear", "clip_sample": false
     });
     let refused = read(pndm.clone(), None).unwrap_err();
-    assert!(refused.contains("PNDMScheduler") && refused.contains("--sampler (ddpm, ddim)"), "{refused}");
+    assert!(refused.contains("PNDMScheduler") && refused.contains("--sampler (ddpm, ddim, euler,"), "{refused}");
     let spec = read(pndm, Some(SolverSpec::ddim())).unwrap();
     assert_eq!((spec.steps_offset, spec.clip), (1, Clip::None));
     assert!(matches!(spec.solver, SolverSpec::Ddim { set_alpha_to_one: false, .. }));
+    // Its class would take the linspace spacing, where DDIM's takes the leading one; and a spacing that is given stays.
+    let spacing = |file, wanted| read(file, Some(wanted)).map(|spec| spec.spacing);
+    let bare = serde_json::json!({"_class_name": "DDIMScheduler"});
+    assert_eq!(spacing(bare.clone(), SolverSpec::ddim()), Ok(Spacing::Leading));
+    assert_eq!(spacing(bare, SolverSpec::Heun), Ok(Spacing::Linspace));
+    assert_eq!(spacing(serde_json::json!({"timestep_spacing": "trailing"}), SolverSpec::Euler), Ok(Spacing::Trailing));
     for wanted in [None, Some(SolverSpec::ddim())] {
         let refused = read(serde_json::json!({"_class_name": "CMStochasticIterativeScheduler"}), wanted).unwrap_err();
         assert!(refused.contains("CMStochasticIterativeScheduler") && refused.contains("DDIMScheduler"), "{refused}");

@@ -1,4 +1,5 @@
-//! What Rust files may contain, by crate. Code under `#[cfg(test)]`, in `tests/` and in `benches/` is exempt where noted.
+//! What Rust files may contain, by crate. Code under `#[cfg(test)]`, in `tests/`, in `benches/` and in `examples/` (programs of
+//! their own) is exempt where noted.
 
 use anyhow::{Context, Result};
 use proc_macro2::LineColumn;
@@ -24,7 +25,8 @@ pub(super) fn check(name: &str, text: &str) -> Result<Vec<Finding>> {
     let mut scan = Scan::default();
     scan.visit_file(&file);
     let krate = name.split('/').next().unwrap_or_default();
-    let only_tests = name.contains("/tests/") || name.contains("/benches/") || name.ends_with("/tests.rs");
+    let exempt = ["/tests/", "/benches/", "/examples/"];
+    let only_tests = exempt.iter().any(|folder| name.contains(folder)) || name.ends_with("/tests.rs");
     let mut findings = Vec::new();
     let mut report = |line: usize, message: String| {
         findings.push(Finding { place: format!("{name}:{line}"), message });

@@ -40,6 +40,7 @@ fn files_and_printing_have_their_crates() {
     assert_eq!(messages("cli/src/a.rs", "fn f() { println!(); }").len(), 0);
     assert_eq!(messages("unet/src/a.rs", "#[cfg(test)] mod tests { fn f() { println!(); } }").len(), 0);
     assert_eq!(messages("unet/tests/a.rs", "use std::fs;").len(), 0);
+    assert_eq!(messages("unet/examples/a/main.rs", "use std::fs;").len(), 0);
 }
 
 #[test]

@@ -1,0 +1,55 @@
+//! Heun's method for the probability-flow ODE (FORMULAS 6.2; Karras 2022, Algorithm 1).
+//!
+//! With `y = x / alpha`, `s = sigma / alpha` and the slope `d(y, s) = (y - x_0(y, s)) / s`, a step from `s` to `s'` is
+//!
+//! ```text
+//! y~ = y + (s' - s) d(y, s)                            Euler
+//! y' = y + (s' - s) [d(y, s) + d(y~, s')] / 2          the trapezoidal rule
+//! ```
+//!
+//! The slope is an estimate of `eps`, so in variance-preserving terms, with `eps` and `eps~` the two slopes,
+//! `x' = alpha' / alpha x + (sigma' - alpha' s) (eps + eps~) / 2`.
+//!
+//! A step to `s' = 0`, where there is no second slope, is Euler's, as in the paper; and so is one from a level without signal,
+//! where `s` is infinite and Euler's step alone has a limit.
+
+use ndarray::{ArrayView4, Zip};
+use tweedie_schedule::{Prediction, prediction};
+
+use crate::{Advance, Clip, Euler, Move, SamplerError, Solver};
+
+/// Heun's method: order 2, two calls a step but one in the last.
+///
+/// The estimate of `x_0` that an observer sees is that of the second call, at the level that the move leads to.
+///
+/// Verified by `heun_is_the_trapezoidal_rule`. Verified by `orders_on_a_mixture`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Heun {
+    /// Post-processing of the estimates of `x_0`; the slopes are those of what it returns.
+    pub clip: Clip,
+}
+
+impl Solver for Heun {
+    fn name(&self) -> &'static str {
+        "heun"
+    }
+
+    fn step(&mut self, x: ArrayView4<'_, f64>, on: &mut Move<'_>) -> Result<Advance, SamplerError> {
+        let (from, to) = (on.from(), on.to());
+        let euler = Euler { clip: self.clip }.step(x, on)?;
+        if to.sigma() == 0.0 || from.alpha() == 0.0 {
+            return Ok(euler);
+        }
+        let mut x0 = on.denoise(euler.x.view(), to)?;
+        self.clip.apply(&mut x0);
+        let first = prediction::convert(Prediction::X0, Prediction::Eps, from, None)?;
+        let second = prediction::convert(Prediction::X0, Prediction::Eps, to, None)?;
+        let of_x = to.alpha() / from.alpha();
+        let of_slope = to.sigma() - of_x * from.sigma();
+        let next =
+            Zip::from(x).and(&euler.x0).and(&euler.x).and(&x0).map_collect(|&x, &x0_first, &middle, &x0_second| {
+                of_x * x + of_slope * 0.5 * (first.apply(x, x0_first) + second.apply(middle, x0_second))
+            });
+        Ok(Advance { x: next, x0 })
+    }
+}
