@@ -52,7 +52,7 @@ pub fn run(root: &Path, args: &MutantsArgs) -> Result<bool> {
         command.args(["--package", package]);
     }
     if let Some(shard) = &args.shard {
-        command.args(["--shard", shard]);
+        command.args(["--shard", shard, "--sharding", "round-robin"]);
     }
     let status = command.status().context("cargo mutants")?;
     println!("the results are in {}", out.join("mutants.out").display());
