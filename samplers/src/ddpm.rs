@@ -13,6 +13,8 @@ use crate::{Advance, Clip, Move, SamplerError, Solver};
 
 /// The ancestral sampler of DDPM.
 ///
+/// $$ x_{t-1} = \tilde\mu(x_t, \hat x_0) + \sigma_q z $$
+///
 /// Verified by `ddpm_draws_gaussian_data`. Verified by `ddim_with_eta_1_is_ddpm`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Ddpm {
