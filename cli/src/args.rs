@@ -104,15 +104,33 @@ impl ProcessArgs {
     /// # Errors
     /// If there is no schedule of that name, or it does not use a beta that was given; both are usage errors.
     pub fn betas(&self) -> anyhow::Result<BetaSchedule> {
-        let name = self.schedule.as_deref().unwrap_or("linear");
+        let name = self.name();
         let ends = [(self.beta_start, "--beta-start"), (self.beta_end, "--beta-end")];
         if let ("cosine", Some((_, option))) = (name, ends.iter().find(|(beta, _)| beta.is_some())) {
             return Err(console::usage(format!(
                 "{option} cannot be given with --schedule cosine, whose betas follow from constants of its own"
             )));
         }
-        BetaSchedule::from_name(name, self.beta_start.unwrap_or(1e-4), self.beta_end.unwrap_or(0.02))
-            .map_err(|e| console::usage(e.to_string()))
+        self.betas_of(name)
+    }
+
+    /// The rule of another schedule with the same ends; the cosine has its own.
+    ///
+    /// # Errors
+    /// If there is no schedule of that name.
+    pub fn betas_of(&self, name: &str) -> anyhow::Result<BetaSchedule> {
+        let (start, end) = self.ends();
+        BetaSchedule::from_name(name, start, end).map_err(|e| console::usage(e.to_string()))
+    }
+
+    /// The name of the schedule.
+    pub fn name(&self) -> &str {
+        self.schedule.as_deref().unwrap_or("linear")
+    }
+
+    /// First and last beta.
+    pub fn ends(&self) -> (f64, f64) {
+        (self.beta_start.unwrap_or(1e-4), self.beta_end.unwrap_or(0.02))
     }
 
     /// T.
@@ -251,7 +269,13 @@ pub struct InspectArgs {
 Examples:
   tweedie schedule                                      some rows of the linear schedule
   tweedie schedule --schedule cosine --plot cosine.svg  its curves as a picture
-  tweedie schedule --json > linear.json                 every number, arrays of length T for t = 1..T")]
+  tweedie schedule --plot all.svg --compare cosine,sigmoid,scaled-linear
+                                                        several schedules in one picture
+  tweedie schedule --steps 10 --spacing leading         what a sampler of ten steps visits
+  tweedie schedule --rescale-zero-snr                   no signal left at the last step
+  tweedie schedule --json > linear.json                 every number, for t = 1..T
+
+In JSON, what is infinite is null: the log-SNR of a step without signal.")]
 pub struct ScheduleArgs {
     /// The schedule.
     #[command(flatten)]
@@ -262,6 +286,18 @@ pub struct ScheduleArgs {
     /// Draw betas, alphas_cumprod and log-SNR over t
     #[arg(long, value_name = "FILE.svg", value_parser = svg_path)]
     pub plot: Option<PathBuf>,
+    /// Other schedules to draw into the plot, separated by commas, with the same T and ends
+    #[arg(long, value_name = "NAMES", requires = "plot", value_delimiter = ',', value_parser = names(BetaSchedule::NAMES))]
+    pub compare: Vec<String>,
+    /// Shift and scale the schedule such that its last step holds no signal (Lin 2023)
+    #[arg(long)]
+    pub rescale_zero_snr: bool,
+    /// Also the steps that a sampler of K steps visits, with their noise levels; the plot marks them
+    #[arg(long, value_name = "K")]
+    pub steps: Option<NonZeroUsize>,
+    /// How those steps are spread over the process [default: trailing]
+    #[arg(long, value_name = "NAME", requires = "steps", value_parser = names(Spacing::NAMES))]
+    pub spacing: Option<String>,
 }
 
 /// One of a comma-separated list of names.

@@ -84,6 +84,70 @@ fn schedules_that_do_not_exist_are_refused() {
 }
 
 #[test]
+fn several_schedules_share_a_plot() {
+    let bench = Bench::new();
+    let options = "--compare cosine,linear,sigmoid --steps 7 --rescale-zero-snr";
+    bench.succeed(&format!("schedule --train-steps 300 --plot all.svg {options}"));
+    let svg = String::from_utf8(bench.bytes("all.svg")).unwrap();
+    for part in ["3 schedules, T = 300, rescaled", "linear", "cosine", "sigmoid"] {
+        assert!(svg.contains(part), "{part}");
+    }
+    // Three panels of three curves; the marks of seven steps in two of them, but for the log-SNR of a step without signal.
+    assert!(svg.matches("<polyline").count() >= 9);
+    assert_eq!(svg.matches("<circle").count(), 13);
+    assert!(!svg.contains("NaN") && !svg.contains("inf"));
+}
+
+#[test]
+fn a_grid_stands_beside_the_tables() {
+    let bench = Bench::new();
+    let found = document(&bench, "schedule --train-steps 100 --steps 4 --spacing leading --json");
+    let grid = &found["grid"];
+    assert_eq!((&grid["steps"], &grid["timesteps"]), (&json!([76, 51, 26, 1]), &json!([75, 50, 25, 0])));
+    let (abar, all) = (numbers(&grid["alphas_cumprod"]), numbers(&found["alphas_cumprod"]));
+    let (sigmas, log_snr) = (numbers(&grid["sigmas"]), numbers(&grid["log_snr"]));
+    for (i, t) in [76, 51, 26, 1].into_iter().enumerate() {
+        assert_eq!(abar[i], all[t - 1]);
+        assert!((sigmas[i] - ((1.0 - abar[i]) / abar[i]).sqrt()).abs() < 1e-9 * sigmas[i].max(1.0));
+        assert!((log_snr[i] + 2.0 * sigmas[i].ln()).abs() < 1e-12);
+    }
+    // Karras: from the noise of step T to that of step 1, evenly in the seventh root.
+    let karras: Vec<f64> = numbers(&grid["karras_sigmas"]).iter().map(|s| s.powf(1.0 / 7.0)).collect();
+    assert!((karras[3].powi(7) - sigmas[3]).abs() < 1e-12);
+    assert!((karras[0] - karras[1] - (karras[2] - karras[3])).abs() < 1e-12 && karras[0] > karras[3]);
+    let text = bench.succeed("schedule --steps 3");
+    for part in ["3 sampling steps, trailing", "karras_sigma", "1000      999"] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    assert!(document(&bench, "schedule --json").get("grid").is_none());
+    assert!(document(&bench, "schedule --steps 1 --train-steps 1 --json")["grid"]["karras_sigmas"].is_null());
+}
+
+#[test]
+fn rescaling_removes_the_last_signal() {
+    let bench = Bench::new();
+    let found = document(&bench, "schedule --train-steps 20 --beta-end 0.3 --rescale-zero-snr --steps 20 --json");
+    let plain = document(&bench, "schedule --train-steps 20 --beta-end 0.3 --json");
+    assert_eq!((&found["rescale_zero_snr"], &plain["rescale_zero_snr"]), (&json!(true), &json!(false)));
+    let (betas, abar) = (numbers(&found["betas"]), numbers(&found["alphas_cumprod"]));
+    assert_eq!((betas[19], abar[19], &found["log_snr"][19]), (1.0, 0.0, &Value::Null));
+    assert_eq!(betas[0], numbers(&plain["betas"])[0]);
+    // Lin 2023: sqrt(abar) is shifted by its last value and scaled to keep the first.
+    let root: Vec<f64> = numbers(&plain["alphas_cumprod"]).iter().map(|a| a.sqrt()).collect();
+    for t in 0..20 {
+        let expected = (root[t] - root[19]) * root[0] / (root[0] - root[19]);
+        assert!((abar[t].sqrt() - expected).abs() < 1e-12, "t = {}", t + 1);
+    }
+    assert!(found["grid"]["karras_sigmas"].is_null() && found["grid"]["sigmas"][0].is_null());
+    bench.succeed("schedule --train-steps 2 --rescale-zero-snr --plot two.svg");
+    bench.fail("schedule --train-steps 1 --rescale-zero-snr", 2, &["zero-terminal-SNR", "2..="]);
+    bench.fail("schedule --train-steps 10 --steps 11", 2, &["--steps 11", "1..=10"]);
+    bench.fail("schedule --spacing leading", 2, &["--steps"]);
+    bench.fail("schedule --compare cosine", 2, &["--plot"]);
+    bench.fail("schedule --plot x.svg --compare cosine,quadratic", 2, &["quadratic", "sigmoid"]);
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let bench = Bench::new();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tweedie"))

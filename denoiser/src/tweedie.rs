@@ -7,6 +7,8 @@ use crate::DenoiserError;
 /// `E[mu | x] = x + S grad ln p(x)` for an observation `x ~ N(mu, S)` of an unknown `mu`, of which nothing is known but the
 /// density `p` of `x`.
 ///
+/// $$ \mathbb E [\mu \mid x] = x + S \nabla \log p(x) $$
+///
 /// `x` and `score` (`grad ln p(x)`) have `D` values, `covariance` (`S`) is `D x D` and positive semidefinite. The diffusion
 /// case, where `x_t ~ N(alpha x_0, sigma^2 I)`, is the conversion of a score to `x_0` in
 /// [`convert`](tweedie_schedule::prediction::convert) (FORMULAS 3.2).

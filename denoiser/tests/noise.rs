@@ -32,6 +32,10 @@ proptest! {
         prop_assert_eq!(&filled(&noise, Purpose::Step(step), sample, 7)[..], &first[..7]);
         let shifted = ShiftedNoise::new(noise, sample);
         prop_assert_eq!(&filled(&shifted, Purpose::Step(step), 0, 16), &first);
+        let third = filled(&ShiftedNoise::new(noise, sample + 1), Purpose::Step(step), 2, 16);
+        prop_assert_eq!(&third, &filled(&noise, Purpose::Step(step), sample + 3, 16));
+        let boxed: Box<dyn Noise> = Box::new(noise);
+        prop_assert_eq!(&filled(&boxed, Purpose::Step(step), sample, 16), &first);
     }
 
     /// Every word of the key counts, and so does the domain.
@@ -88,25 +92,25 @@ fn noise_is_standard_normal() {
 /// What is recorded replays to the same bits, and asks for no more than it has.
 #[test]
 fn records_replay() {
-    let shape = [3, 2, 2, 1];
+    let shape = [3, 2, 3, 2];
     let recording = RecordingNoise::new(SeededNoise::new(11), shape);
     // Two batches, of samples 0 to 1 and sample 2, and draws out of order.
     let second = ShiftedNoise::new(&recording, 2);
     for purpose in [Purpose::Step(1), Purpose::Initial, Purpose::Step(0)] {
         for sample in 0..2 {
-            filled(&recording, purpose, sample, 4);
+            filled(&recording, purpose, sample, 12);
         }
-        filled(&second, purpose, 0, 4);
+        filled(&second, purpose, 0, 12);
     }
-    assert!(recording.fill(Purpose::Initial, 3, &mut [0.0; 4]).is_err());
-    assert!(recording.fill(Purpose::Initial, 0, &mut [0.0; 5]).is_err());
+    assert!(recording.fill(Purpose::Initial, 3, &mut [0.0; 12]).is_err());
+    assert!(recording.fill(Purpose::Initial, 0, &mut [0.0; 8]).is_err());
     let recorded = recording.into_recorded();
     assert_eq!(recorded.initial.shape(), shape);
-    assert_eq!(recorded.steps.shape(), [2, 3, 2, 2, 1]);
+    assert_eq!(recorded.steps.shape(), [2, 3, 2, 3, 2]);
     let replay = ReplayNoise::new(recorded.initial, recorded.steps).unwrap();
     for purpose in [Purpose::Initial, Purpose::Step(0), Purpose::Step(1)] {
         for sample in 0..3 {
-            assert_eq!(filled(&replay, purpose, sample, 4), filled(&SeededNoise::new(11), purpose, sample, 4));
+            assert_eq!(filled(&replay, purpose, sample, 12), filled(&SeededNoise::new(11), purpose, sample, 12));
         }
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! With `u = ln(sigma / alpha)`, the flow of the variance-preserving process is
 //!
+//! $$ \frac{dx}{du} = \alpha (\alpha x - D(x, u)), \quad
+//! \log p_\mathrm{min}(x_\mathrm{min}) = \log p_\mathrm{max}(x_\mathrm{max}) + \int \nabla \cdot \frac{dx}{du} du $$
+//!
 //! ```text
 //! dx/du = alpha (alpha x - D(x, u)),       D the estimate of x_0
 //! ln p_min(x_min) = ln p_max(x_max) + integral of div(dx/du) du,    div = alpha (alpha d - tr dD/dx)

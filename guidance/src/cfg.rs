@@ -12,6 +12,8 @@ use crate::GuidanceError;
 
 /// `u + scale (c - u)`.
 ///
+/// $$ u + g (c - u) = (1 + w) c - w u, \quad g = 1 + w $$
+///
 /// FORMULAS 5.4. Verified by `guidance_commutes_with_conversions`. Verified by `guided_score_is_bayes_rule`.
 pub fn guided(uncond: f64, cond: f64, scale: f64) -> f64 {
     uncond + scale * (cond - uncond)

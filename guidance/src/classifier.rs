@@ -9,6 +9,8 @@
 
 /// `s + scale g`: the score of `p(x_t) p(y | x_t)^scale` (Dhariwal & Nichol 2021, eq. 13).
 ///
+/// $$ \nabla \log p(x_t) + \gamma \nabla \log p(y \mid x_t) $$
+///
 /// FORMULAS 5.2, 5.3. Verified by `classifier_guidance_is_classifier_free_guidance`.
 pub fn guided_score(score: f64, gradient: f64, scale: f64) -> f64 {
     score + scale * gradient
@@ -32,7 +34,9 @@ pub fn guided_mean(mean: f64, variance: f64, gradient: f64, scale: f64) -> f64 {
 /// `grad ln p(y | x_t) = -(eps_c - eps_u) / sigma` with `sigma = sqrt(1 - abar_t) > 0`: the classifier that a conditional and
 /// an unconditional estimate of the noise imply (FORMULAS 5.6; Ho & Salimans 2022, section 3.2).
 ///
-/// Verified by `implicit_classifier_is_exact`.
+/// $$ \nabla \log p(y \mid x_t) = - \frac{\varepsilon_c - \varepsilon_u}{\sqrt{1 - \bar\alpha_t}} $$
+///
+/// FORMULAS 5.6. Verified by `implicit_classifier_is_exact`.
 pub fn implicit_gradient(eps_cond: f64, eps_uncond: f64, sigma: f64) -> f64 {
     -(eps_cond - eps_uncond) / sigma
 }

@@ -18,6 +18,8 @@ use crate::{Advance, Clip, Move, SamplerError, Solver};
 
 /// The DDIM sampler.
 ///
+/// $$ x_p = \sqrt{\bar\alpha_p} \hat x_0 + \sqrt{1 - \bar\alpha_p - s^2} \hat\varepsilon + s z $$
+///
 /// Verified by `ddim_with_eta_1_is_ddpm`. Verified by `ddim_converges_to_the_ode_at_first_order`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Ddim {

@@ -28,6 +28,12 @@ pub struct Preconditioning {
 impl Preconditioning {
     /// The denoiser's coefficients: `f` is the estimate of `x_0` (Karras 2022, table 1).
     ///
+    /// With $\sigma_d$ for `sigma_data`:
+    ///
+    /// $$ c_\mathrm{skip} = \frac{\sigma_d^2}{\sigma^2 + \sigma_d^2}, \quad
+    /// c_\mathrm{out} = \frac{\sigma \sigma_d}{\sqrt{\sigma^2 + \sigma_d^2}}, \quad
+    /// c_\mathrm{in} = \frac{1}{\sqrt{\sigma^2 + \sigma_d^2}} $$
+    ///
     /// `sigma` is the EDM noise ([`crate::NoiseLevel::edm_sigma`]), in [0, inf); `sigma_data` is above 0.
     ///
     /// # Errors
@@ -40,10 +46,10 @@ impl Preconditioning {
 
     /// A consistency model's coefficients: `f` is the end of the trajectory at `sigma_min` (Song 2023, eq. 25).
     ///
-    /// ```text
-    /// c_skip = sigma_data² / ((sigma - sigma_min)² + sigma_data²)
-    /// c_out  = sigma_data (sigma - sigma_min) / sqrt(sigma² + sigma_data²)
-    /// ```
+    /// With $\sigma_d$ for `sigma_data`:
+    ///
+    /// $$ c_\mathrm{skip} = \frac{\sigma_d^2}{(\sigma - \sigma_\mathrm{min})^2 + \sigma_d^2}, \quad
+    /// c_\mathrm{out} = \frac{\sigma_d (\sigma - \sigma_\mathrm{min})}{\sqrt{\sigma^2 + \sigma_d^2}} $$
     ///
     /// # Errors
     /// If `0 <= sigma_min <= sigma < inf` or `0 < sigma_data < inf` does not hold.

@@ -21,6 +21,9 @@ pub struct DdimCoefs {
 
 /// The coefficients of the step from level `from` down to level `to`, which may be equal.
 ///
+/// $$ x_p = \sqrt{\bar\alpha_p} x_0 + \sqrt{1 - \bar\alpha_p - s^2} \varepsilon + s z $$
+/// $$ s = \eta \sqrt{\frac{1 - \bar\alpha_p}{1 - \bar\alpha_t}} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_p}} $$
+///
 /// # Errors
 /// If `from` has no noise or is the less noisy one, or `eta` is negative, not finite, or so large that `s^2 > 1 - abar_to`.
 ///

@@ -34,6 +34,8 @@ impl Transition {
 
 /// `q(x_t | x_{t-1}) = N(sqrt(1 - b_t) x_{t-1}, b_t I)` (Ho 2020, eq. 2), for `t` in 1..=T.
 ///
+/// $$ q(x_t \mid x_{t-1}) = \mathcal N(\sqrt{1 - b_t} x_{t-1}, b_t I) $$
+///
 /// # Panics
 /// If `t` is outside 1..=T.
 ///
@@ -44,12 +46,17 @@ pub fn q_step(schedule: &Schedule, t: usize) -> Transition {
 
 /// `q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I)` (Ho 2020, eq. 4): `x_t = alpha x_0 + sigma eps`.
 ///
+/// $$ q(x_t \mid x_0) = \mathcal N(\sqrt{\bar\alpha_t} x_0, (1 - \bar\alpha_t) I) $$
+///
 /// FORMULAS 1.2. Verified by `steps_compose_to_the_marginal`.
 pub fn q_sample(level: NoiseLevel) -> Transition {
     Transition { scale: level.alpha(), variance: level.sigma() * level.sigma() }
 }
 
 /// `q(x_t | x_s) = N(sqrt(abar_t / abar_s) x_s, (1 - abar_t / abar_s) I)` for a level `t` at least as noisy as `s`.
+///
+/// $$ q(x_t \mid x_s) = \mathcal N\Big(\sqrt{\frac{\bar\alpha_t}{\bar\alpha_s}} x_s,
+/// \Big(1 - \frac{\bar\alpha_t}{\bar\alpha_s}\Big) I\Big) $$
 ///
 /// # Errors
 /// If `s` is the noisier one, or has no signal left.

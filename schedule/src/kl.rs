@@ -3,11 +3,9 @@
 //! `L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || N(mu_theta, s^2 I))`. Of it only `1/(2 s^2) |mu~ - mu_theta|^2` depends on the mean,
 //! and since every prediction is an affine map of the mean at fixed `x_t`, it is a multiple of every prediction's error:
 //!
-//! ```text
-//! 1/(2 s²) |mu~ - mu_theta|²
-//!   = 1/(2 s²) abar_{t-1} b_t² / (1 - abar_t)²  |x_0 - x0_theta|²
-//!   = 1/(2 s²) b_t² / ((1 - abar_t) a_t)        |eps - eps_theta|²
-//! ```
+//! $$ \frac{1}{2 s^2} |\tilde\mu - \mu_\theta|^2
+//! = \frac{1}{2 s^2} \frac{\bar\alpha_{t-1} b_t^2}{(1 - \bar\alpha_t)^2} |x_0 - \hat x_0|^2
+//! = \frac{1}{2 s^2} \frac{b_t^2}{(1 - \bar\alpha_t) a_t} |\varepsilon - \varepsilon_\theta|^2 $$
 
 use crate::level::parameter;
 use crate::{Posterior, Prediction, ScheduleError};

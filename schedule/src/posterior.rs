@@ -59,6 +59,8 @@ impl Posterior {
 
     /// `b~ = b (1 - abar_s) / (1 - abar_t)`, the variance of the posterior; 0 when the step ends at `abar = 1`.
     ///
+    /// $$ \tilde b = b \frac{1 - \bar\alpha_s}{1 - \bar\alpha_t} $$
+    ///
     /// FORMULAS 2.1. Verified by `posterior_is_bayes_rule`.
     pub fn variance(&self) -> f64 {
         self.variance
@@ -80,12 +82,16 @@ impl Posterior {
 
     /// `mu~` from `x_t` and `x_0` (Ho 2020, eq. 7).
     ///
+    /// $$ \tilde\mu = \frac{\sqrt{a} (1 - \bar\alpha_s) x_t + \sqrt{\bar\alpha_s} b x_0}{1 - \bar\alpha_t} $$
+    ///
     /// FORMULAS 2.1. Verified by `posterior_is_bayes_rule`.
     pub fn mean(&self, xt: f64, x0: f64) -> f64 {
         self.coef_xt * xt + self.coef_x0 * x0
     }
 
     /// `mu~` in terms of `x_t` and `eps`: `(x_t - b / sqrt(1 - abar_t) eps) / sqrt(a)` (Ho 2020, eq. 11).
+    ///
+    /// $$ \tilde\mu = \frac{1}{\sqrt{a}} \Big(x_t - \frac{b}{\sqrt{1 - \bar\alpha_t}} \varepsilon\Big) $$
     ///
     /// # Errors
     /// If `a` is 0: all signal is lost in the step and `eps` says nothing about `x_0`.

@@ -1,6 +1,6 @@
 //! `tweedie verify`: the identities of FORMULAS.md, evaluated with random schedules, mixtures and states.
 //!
-//! One file for each group of identities; [`draw`] makes the random cases and [`reference`] computes by other means what the
+//! One file for each group of identities; `draw` makes the random cases and `reference` computes by other means what the
 //! library is compared with. A case is a function of the seed, the identity and its number, so a run may be repeated in parts.
 
 mod draw;

@@ -15,7 +15,7 @@ pub const IDENTITIES: &[Identity] = &[
         source: "Ho 2020, eqs. 6-7",
         relative_to: "variance and terms of the mean of the product of the Gaussians",
         tolerance: 1e-8,
-        because: "as 1.1-between; 1e-12 where s = t-1 and b_t is given",
+        because: "as 1.1-between; steps whose b_t is given do better, see 2.1-consecutive",
         cost: 1,
         check: bayes,
     },

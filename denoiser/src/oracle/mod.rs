@@ -25,7 +25,12 @@ pub use component::{Component, Gaussian, Mean, Spread};
 use component::{MAX_FULL, MAX_SIZE, invalid};
 pub use sample::Draws;
 
-/// The exact denoiser of a Gaussian mixture.
+/// The exact denoiser of a Gaussian mixture: with $S_k = \alpha^2 \Sigma_k + \sigma^2 I$ and the responsibilities
+/// $r_k(x) \propto w_k N(x; \alpha m_k, S_k)$,
+///
+/// $$ \mathbb E [x_0 \mid x_t = x] = \sum_k r_k(x) \Big( m_k + \alpha \Sigma_k S_k^{-1} (x - \alpha m_k) \Big) $$
+///
+/// FORMULAS 3.2. Verified by `posterior_mean_is_bayes_rule`. Verified by `tweedie_for_mixtures`.
 #[derive(Clone, Debug)]
 pub struct MixtureOracle {
     shape: [usize; 3],
@@ -159,6 +164,8 @@ impl MixtureOracle {
     }
 
     /// `grad_x ln p_t(x) = sum_k r_k S_k^-1 (alpha m_k - x)`, under each sample's label where it has one.
+    ///
+    /// $$ \nabla \log p_t(x) = \sum_k r_k(x) S_k^{-1} (\alpha m_k - x), \quad S_k = \alpha^2 \Sigma_k + \sigma^2 I $$
     ///
     /// # Errors
     /// As [`MixtureOracle::log_density`].

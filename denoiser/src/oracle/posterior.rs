@@ -1,4 +1,4 @@
-//! The exact posterior over the data given a noisy state (FORMULAS 3; Bayes' rule for a Gaussian likelihood).
+//! The exact posterior over the data given a noisy state (FORMULAS 3.2; Bayes' rule for a Gaussian likelihood).
 //!
 //! `p(x_0 | x_t) = N(x_t; alpha x_0, sigma^2 I) p(x_0) / p_t(x_t)` is a mixture again, with the same labels:
 //! `sum_k r_k(x_t) N(x_0; m_k + G_k (x_t - alpha m_k), sigma^2 Sigma_k S_k^-1)`, where `S_k = alpha^2 Sigma_k + sigma^2 I`,

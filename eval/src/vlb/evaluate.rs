@@ -128,7 +128,7 @@ impl VlbReport {
 /// # Errors
 /// As [`Bound::term`]; or if the number of steps per sample is out of range, or the condition has not N entries.
 ///
-/// Verified by `stratified_steps_are_unbiased`.
+/// FORMULAS 4.1. Verified by `stratified_steps_are_unbiased`.
 /// Verified by `bound_lies_above_the_exact_value`.
 pub fn evaluate(
     bound: &Bound,

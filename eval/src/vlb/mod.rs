@@ -1,5 +1,7 @@
 //! The variational bound on `-ln p(x_0)` (FORMULAS 4.1, 4.2; Ho, Jain & Abbeel 2020, eq. 5):
 //!
+//! $$ -\log p(x_0) \le \mathbb E_q \Big( L_T + \sum_{t=2}^T L_{t-1} + L_0 \Big) $$
+//!
 //! ```text
 //! -ln p(x_0) <= E_q[L_T + sum_{t=2..T} L_{t-1} + L_0]
 //! L_T     = KL(q(x_T | x_0) || N(0, I))                      the prior
