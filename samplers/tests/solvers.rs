@@ -148,10 +148,37 @@ fn heun_is_the_trapezoidal_rule() {
         let expected = edm_states(&oracle, &levels(&case.1, &case.0), &start, |slope, y, s, next| {
             let first = slope(y, s);
             let euler = y + &first * (next - s);
-            if next == 0.0 { euler } else { y + (&first + slope(&euler, next)) * ((next - s) / 2.0) }
+            let factor = (s - next) / next.hypot(1.0);
+            if next == 0.0 || factor > 20.0 { euler } else { y + (&first + slope(&euler, next)) * ((next - s) / 2.0) }
         });
         check(&found, &expected, 1e-9, "the step in the EDM variable");
     }
+}
+
+/// A network whose slope is off by 0.01 at one level only: the step adds at most ten times that. From `s` = 2000 it is Euler's, of
+/// one call, where `alpha' s - sigma'` is above 20, and of two calls where it is just below.
+#[test]
+fn heun_does_not_magnify_errors() {
+    let magnified = |low: f64| {
+        let schedule = uniform_schedule(low, 2000.0, 2);
+        let case = (schedule.clone(), uniform_grid(&schedule, 1));
+        let start = Array4::from_elem((3, 2, 1, 1), 0.5);
+        let noise = From { start, steps: Silence };
+        let denoiser = |error: f64| {
+            let (start, end) = (schedule.level(2), schedule.level(1));
+            Of(move |lambda: f64| {
+                // x_0 of 0, but for an error of the slope at the end: eps is off by -x_0 / s.
+                if lambda > start.log_snr() / 4.0 + end.log_snr() / 4.0 { error * end.edm_sigma() } else { 0.0 }
+            })
+        };
+        let run = |error| states(&denoiser(error), &case, &mut Heun::default(), &noise).swap_remove(0);
+        largest_difference(&run(0.0), &run(0.01))
+    };
+    // alpha' s - sigma' = (2000 - s') / sqrt(1 + s'^2).
+    assert_eq!(magnified(90.0), 0.0);
+    let two_calls = magnified(105.0);
+    let factor = (2000.0 - 105.0) / 105.0_f64.hypot(1.0);
+    assert!((two_calls - 0.5 * factor * 0.01).abs() < 1e-9, "{two_calls}");
 }
 
 /// `multistep_dpm_solver_*_update` of diffusers and its choice of the order, written out; `third` is the factor of D2's term.
