@@ -6,82 +6,10 @@ use tweedie_schedule::gaussian::log_normal;
 
 use crate::EvalError;
 
-<<<<<<< HEAD
 /// The 256 levels of bytes in a range: `w = 2/255` in `[-1, 1]`, `1/255` in `[0, 1]`.
 pub fn byte_bins(range: Range) -> Bins {
     let (low, high) = (range.from_byte(0).into(), range.from_byte(u8::MAX).into());
     Bins::new(low, high, 256).expect("black is below white")
-=======
-/// A value counts as a level if it is off by no more than this share of a bin: pixels are rounded to f32.
-const OFF_GRID: f64 = 1e-3;
-
-/// Levels of equal distance and the bins around them, which together cover the real line.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bins {
-    low: f64,
-    high: f64,
-    count: usize,
-}
-
-impl Bins {
-    /// `count` levels from `low` to `high`, both included; the bins between are `(high - low) / (count - 1)` wide.
-    ///
-    /// # Errors
-    /// If there are fewer than two levels, or `low < high` does not hold for finite numbers.
-    pub fn new(low: f64, high: f64, count: usize) -> Result<Self, EvalError> {
-        let wrong = |what, expected: &str, found: String| {
-            let expected = expected.to_owned();
-            let remedy = "give the interval of the pixels and how many values they take";
-            Err(EvalError::Parameter { operation: "bins of a decoder", what, expected, found, remedy })
-        };
-        if count < 2 {
-            return wrong("the number of levels", "2 or more", count.to_string());
-        }
-        if !(low < high && (high - low).is_finite()) {
-            return wrong("the interval of the levels", "finite and not empty", format!("{low} to {high}"));
-        }
-        Ok(Self { low, high, count })
-    }
-
-    /// The 256 levels of bytes in a range: `w = 2/255` in `[-1, 1]`, `1/255` in `[0, 1]`.
-    pub fn of_bytes(range: Range) -> Self {
-        Self { low: range.from_byte(0).into(), high: range.from_byte(u8::MAX).into(), count: 256 }
-    }
-
-    /// `w`, the distance of two levels.
-    pub fn width(&self) -> f64 {
-        (self.high - self.low) / (self.count - 1) as f64
-    }
-
-    /// How many levels there are.
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// The value of level `index`.
-    pub fn level(&self, index: usize) -> f64 {
-        self.low + index as f64 * self.width()
-    }
-
-    /// The level that a value stands for; `None` if it is none of them.
-    pub fn index(&self, value: f64) -> Option<usize> {
-        let place = (value - self.low) / self.width();
-        let inside = place.round() >= 0.0 && place.round() < self.count as f64;
-        (inside && (place - place.round()).abs() <= OFF_GRID).then(|| place.round() as usize)
-    }
-
-    /// `ln P(x = level(index))` under `N(mean, std^2)` (Ho 2020, eq. 13), exact to rounding far out in the tails too.
-    ///
-    /// $$ P(x = x_i) = \Phi \Big( \frac{x_i + w/2 - \mu}{s} \Big) - \Phi \Big( \frac{x_i - w/2 - \mu}{s} \Big) $$
-    ///
-    /// Verified by `probabilities_sum_to_one`.
-    pub fn log_probability(&self, index: usize, mean: f64, std: f64) -> f64 {
-        let (middle, half) = (self.level(index) - mean, 0.5 * self.width());
-        let below = if index == 0 { f64::NEG_INFINITY } else { (middle - half) / std };
-        let above = if index + 1 == self.count { f64::INFINITY } else { (middle + half) / std };
-        log_interval(below, above)
-    }
->>>>>>> verify
 }
 
 /// What the last step of the reverse process says about the data.

@@ -19,14 +19,10 @@ const LEAST: f64 = 1e-20;
 
 /// The ancestral sampler of DDPM.
 ///
-<<<<<<< HEAD
-/// Verified by `ddpm_draws_gaussian_data`. Verified by `a_learned_variance_is_interpolated_for_every_value`.
-/// Verified by `ddim_with_eta_1_is_ddpm`.
-=======
 /// $$ x_{t-1} = \tilde\mu(x_t, \hat x_0) + \sigma_q z $$
 ///
-/// Verified by `ddpm_draws_gaussian_data`. Verified by `ddim_with_eta_1_is_ddpm`.
->>>>>>> verify
+/// Verified by `ddpm_draws_gaussian_data`. Verified by `a_learned_variance_is_interpolated_for_every_value`.
+/// Verified by `ddim_with_eta_1_is_ddpm`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Ddpm {
     /// `sigma_q^2` of the reverse step.

@@ -72,6 +72,8 @@ impl Bins {
 
     /// `ln P(x = level(index))` under `N(mean, std^2)` (Ho 2020, eq. 13), exact to rounding far out in the tails too.
     ///
+    /// $$ P(x = x_i) = \Phi \Big( \frac{x_i + w/2 - \mu}{s} \Big) - \Phi \Big( \frac{x_i - w/2 - \mu}{s} \Big) $$
+    ///
     /// Verified by `probabilities_sum_to_one`.
     pub fn log_probability(&self, index: usize, mean: f64, std: f64) -> f64 {
         let (below, above) = self.standardised(index, mean, std);

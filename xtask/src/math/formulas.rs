@@ -13,10 +13,6 @@ const fn formula(number: &'static str, name: &'static str, equation: &'static st
     Formula { number, name, equation, required: true }
 }
 
-const fn planned(number: &'static str, name: &'static str, equation: &'static str) -> Formula {
-    Formula { number, name, equation, required: false }
-}
-
 /// All of them, in order.
 pub const FORMULAS: &[Formula] = &[
     formula(
@@ -80,7 +76,7 @@ pub const FORMULAS: &[Formula] = &[
         "DDIM",
         "x_p = sqrt(abar_p) x_0 + sqrt(1 - abar_p - s^2) eps + s z\ns = eta sqrt((1 - abar_p) / (1 - abar_t)) sqrt(1 - abar_t / abar_p)",
     ),
-    planned(
+    formula(
         "6.2",
         "Solvers of the probability-flow ODE and SDE",
         "Euler, Heun, LMS, PNDM, DPM-Solver, UniPC: measured order of convergence",
