@@ -5,12 +5,10 @@ pub struct Formula {
     pub number: &'static str,
     pub name: &'static str,
     pub equation: &'static str,
-    /// Whether an item has to carry it already.
-    pub required: bool,
 }
 
 const fn formula(number: &'static str, name: &'static str, equation: &'static str) -> Formula {
-    Formula { number, name, equation, required: true }
+    Formula { number, name, equation }
 }
 
 /// All of them, in order.
