@@ -20,7 +20,7 @@ proptest! {
             expected.extend(values);
         }
         prop_assert_eq!(params.values(), &expected[..]);
-        prop_assert_eq!(params.len(), expected.len());
+        prop_assert_eq!((params.len(), params.is_empty()), (expected.len(), expected.is_empty()));
         let trainable: usize = shapes.iter().step_by(2).map(|s| s.iter().product::<usize>()).sum();
         prop_assert_eq!(params.trainable(), trainable);
         for (param, shape) in params.table().iter().zip(&shapes) {
