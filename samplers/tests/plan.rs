@@ -369,3 +369,34 @@ fn the_loop_names_what_went_wrong() {
     let other = StepGrid::new(6, 5, Spacing::Leading, 0).unwrap();
     assert!(matches!(run(How::Nan, 0, &other), SamplerError::GridMismatch { grid: 6, schedule: 5 }));
 }
+
+/// Notes where the loop says it is, and goes nowhere.
+#[derive(Default)]
+struct Places(Vec<(usize, usize, usize, bool)>);
+
+impl tweedie_samplers::Solver for Places {
+    fn name(&self) -> &'static str {
+        "places"
+    }
+
+    fn step(
+        &mut self,
+        x: ndarray::ArrayView4<'_, f64>,
+        on: &mut tweedie_samplers::Move<'_>,
+    ) -> Result<tweedie_samplers::Advance, SamplerError> {
+        self.0.push((on.position(), on.total(), on.step(), on.is_last()));
+        Ok(tweedie_samplers::Advance { x: x.to_owned(), x0: x.to_owned() })
+    }
+}
+
+#[test]
+fn a_move_knows_its_place() {
+    let plan = SchedulerSpec { train_steps: 9, ..SchedulerSpec::default() }.plan(3).unwrap();
+    let text = format!("{plan:?}");
+    assert!(text.contains("train_steps: 9") && text.contains("ddpm"), "{text}");
+    let oracle = tweedie_denoiser::MixtureOracle::gaussian([1, 1, 1], 0.0, 1.0).unwrap();
+    let (mut places, noise) = (Places::default(), tweedie_denoiser::SeededNoise::new(0));
+    let observer = &mut |_: tweedie_samplers::StepInfo<'_>| std::ops::ControlFlow::Continue(());
+    sample(&oracle, &plan.grid, &plan.schedule, &mut places, &noise, [1, 1, 1, 1], observer).unwrap();
+    assert_eq!(places.0, [(0, 3, 7, false), (1, 3, 4, false), (2, 3, 1, true)]);
+}

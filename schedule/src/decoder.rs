@@ -158,4 +158,22 @@ mod tests {
             assert!((bins.log_probability(i, 0.0, 1.0).exp() - expected).abs() < 1e-15);
         }
     }
+
+    #[test]
+    fn levels_are_known_and_nothing_else_is() {
+        let bins = Bins::new(-1.0, 1.0, 256).unwrap();
+        assert_eq!((bins.ends(), bins.count()), ((-1.0, 1.0), 256));
+        for index in 0..256 {
+            assert_eq!(bins.index(bins.level(index)), Some(index));
+            assert_eq!(bins.index(bins.level(index) + 1e-6), Some(index));
+        }
+        for value in [0.0, 1.001, -1.008, 1.0 + bins.width(), -1.0 - bins.width(), f64::NAN, f64::INFINITY] {
+            assert_eq!(bins.index(value), None, "{value}");
+        }
+        for (low, high, count) in
+            [(0.0, 1.0, 1), (1.0, 1.0, 4), (1.0, 0.0, 4), (f64::NAN, 1.0, 4), (0.0, f64::INFINITY, 4)]
+        {
+            assert!(Bins::new(low, high, count).is_err());
+        }
+    }
 }

@@ -136,4 +136,11 @@ mod tests {
         (-60.0, -59.5, -1775.1301971124938),
         (-10.0, 8.0, -6.2209606504703163e-16),
     ];
+
+    /// Next to the whole line the digits are those of the tails: ln(1 - 2 Phi(-9)) = -2.2571768119e-19.
+    #[test]
+    fn an_interval_that_is_almost_everything_keeps_its_digits() {
+        let found = log_interval(-9.0, 9.0);
+        assert!((found / -2.257_176_811_9e-19 - 1.0).abs() < 1e-9, "{found:e}");
+    }
 }

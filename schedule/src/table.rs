@@ -174,7 +174,7 @@ impl Schedule {
     /// # Panics
     /// If `t` is outside 1..=T.
     ///
-    /// FORMULAS 2.3. Verified by `the_first_step_follows_the_literature`.
+    /// FORMULAS 2.3. Verified by `the_first_reverse_step_has_a_variance`.
     pub fn reverse_variance(&self, t: usize, rule: Variance, bins: bool) -> Result<f64, ScheduleError> {
         let of_posterior = self.posterior(t).reverse_variance(rule)?;
         if t > 1 {

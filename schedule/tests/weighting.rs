@@ -116,3 +116,47 @@ fn parameters_of_weightings_are_checked() {
     let error = schedule.posterior(3).reverse_variance(Variance::LearnedRange).unwrap_err();
     assert!(matches!(error, ScheduleError::LearnedVariance) && error.to_string().contains("network"));
 }
+
+/// The rules of the reverse step, and what stands for b~_1 = 0.
+#[test]
+fn the_first_reverse_step_has_a_variance() {
+    let schedule = Schedule::new(&BetaSchedule::Linear { start: 0.01, end: 0.3 }, 6).unwrap();
+    // b~_2 = b_2 (1 - abar_1) / (1 - abar_2).
+    let small = schedule.beta(2) * schedule.beta(1) / (1.0 - schedule.abar(2));
+    for (rule, bins, expected) in [
+        (Variance::FixedSmall, true, small),
+        (Variance::FixedSmall, false, small),
+        (Variance::FixedLarge, true, small),
+        (Variance::FixedLarge, false, schedule.beta(1)),
+        (Variance::Unit, true, 1.0),
+        (Variance::Interpolated { fraction: 0.25 }, true, schedule.beta(1).powf(0.25) * small.powf(0.75)),
+    ] {
+        assert_near(schedule.reverse_variance(1, rule, bins).unwrap(), expected);
+        for t in 2..=6 {
+            let found = schedule.reverse_variance(t, rule, bins).unwrap();
+            assert_eq!(found, schedule.posterior(t).reverse_variance(rule).unwrap());
+        }
+    }
+    let single = Schedule::new(&BetaSchedule::Linear { start: 0.2, end: 0.2 }, 1).unwrap();
+    for rule in [Variance::FixedSmall, Variance::FixedLarge, Variance::Interpolated { fraction: 0.5 }] {
+        assert_near(single.reverse_variance(1, rule, true).unwrap(), 0.2);
+    }
+    assert!(single.reverse_variance(1, Variance::Interpolated { fraction: 1.5 }, true).is_err());
+}
+
+/// A mean belongs to a whole step, any other prediction to none; DDIM has no step where there is no noise.
+#[test]
+fn predictions_ask_for_the_posterior_of_their_step() {
+    let schedule = Schedule::new(&BetaSchedule::cosine(), 8).unwrap();
+    for t in 1..=8 {
+        let posterior = Prediction::Mean.posterior(&schedule, schedule.level(t)).unwrap();
+        assert_eq!(posterior, Some(schedule.posterior(t)));
+        assert_eq!(Prediction::Eps.posterior(&schedule, schedule.level(t)).unwrap(), None);
+    }
+    for level in [NoiseLevel::CLEAN, schedule.level_at(3.5).unwrap(), schedule.level_at(3.01).unwrap()] {
+        assert!(Prediction::Mean.posterior(&schedule, level).is_err());
+    }
+    let (clean, noisy) = (NoiseLevel::CLEAN, schedule.level(4));
+    assert!(tweedie_schedule::ddim::ddim_coefs(clean, clean, 0.0).is_err());
+    assert!(tweedie_schedule::ddim::ddim_coefs(noisy, clean, 0.0).is_ok());
+}
