@@ -163,6 +163,7 @@ mod tests {
     fn levels_are_known_and_nothing_else_is() {
         let bins = Bins::new(-1.0, 1.0, 256).unwrap();
         assert_eq!((bins.ends(), bins.count()), ((-1.0, 1.0), 256));
+        assert_eq!(Bins::new(0.5, 3.0, 4).unwrap().ends(), (0.5, 3.0));
         for index in 0..256 {
             assert_eq!(bins.index(bins.level(index)), Some(index));
             assert_eq!(bins.index(bins.level(index) + 1e-6), Some(index));
