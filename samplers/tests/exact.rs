@@ -1,7 +1,10 @@
 //! Samplers on data whose exact denoiser, reverse chain and ODE are known in closed form.
 
+mod common;
+
 use std::ops::ControlFlow;
 
+use common::{largest_difference, run};
 use ndarray::{Array, Array4, Array5, ArrayView4, Axis, Slice};
 use proptest::prelude::*;
 use tweedie_denoiser::{
@@ -27,22 +30,6 @@ fn linear(steps: usize) -> Schedule {
     // The total noise of the paper's 1000 steps, whatever the number of steps.
     let scale = 1000.0 / steps as f64;
     Schedule::new(&BetaSchedule::Linear { start: 1e-4 * scale, end: 0.02 * scale }, steps).unwrap()
-}
-
-fn run(
-    denoiser: &dyn Denoiser,
-    grid: &StepGrid,
-    schedule: &Schedule,
-    solver: &mut dyn Solver,
-    noise: &dyn Noise,
-    shape: [usize; 4],
-) -> Array4<f64> {
-    sample(denoiser, grid, schedule, solver, noise, shape, &mut |_| ControlFlow::Continue(())).unwrap()
-}
-
-fn largest_difference(a: &Array4<f64>, b: &Array4<f64>) -> f64 {
-    assert_eq!(a.dim(), b.dim());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
 /// Mean and variance of the ancestral chain on Gaussian data: every move is linear in the state.

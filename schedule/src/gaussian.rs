@@ -15,8 +15,9 @@ pub fn log_normal(squared_distance: f64, variance: f64, dims: usize) -> f64 {
 ///
 /// Verified by `kl_agrees_with_quadrature`.
 pub fn kl_isotropic(squared_distance: f64, variance_q: f64, variance_p: f64, dims: usize) -> f64 {
-    let ratio = variance_q / variance_p;
-    0.5 * (dims as f64 * (ratio - 1.0 - ratio.ln()) + squared_distance / variance_p)
+    // ratio - 1 - ln ratio, without losing digits where the variances are nearly the same.
+    let excess = (variance_q - variance_p) / variance_p;
+    0.5 * (dims as f64 * (excess - excess.ln_1p()) + squared_distance / variance_p)
 }
 
 /// `ln(Phi(b) - Phi(a))` of the standard normal distribution for `a < b`, which may be infinite.

@@ -7,6 +7,7 @@
 //! = \frac{1}{2 s^2} \frac{\bar\alpha_{t-1} b_t^2}{(1 - \bar\alpha_t)^2} |x_0 - \hat x_0|^2
 //! = \frac{1}{2 s^2} \frac{b_t^2}{(1 - \bar\alpha_t) a_t} |\varepsilon - \varepsilon_\theta|^2 $$
 
+use crate::gaussian::kl_isotropic;
 use crate::level::parameter;
 use crate::{Posterior, Prediction, ScheduleError};
 
@@ -23,10 +24,8 @@ pub fn normal_kl(mean_q: f64, var_q: f64, mean_p: f64, var_p: f64) -> Result<f64
             return Err(parameter("normal_kl", what, "finite and above 0", variance));
         }
     }
-    // ratio - 1 - ln ratio, without losing digits where the variances are nearly the same.
-    let excess = (var_q - var_p) / var_p;
     let offset = mean_q - mean_p;
-    Ok(0.5 * ((excess - excess.ln_1p()) + offset * offset / var_p))
+    Ok(kl_isotropic(offset * offset, var_q, var_p, 1))
 }
 
 impl Posterior {

@@ -121,34 +121,6 @@ impl WeightingConfig {
     }
 }
 
-/// The variance of the reverse step in the bound.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum VarianceConfig {
-    /// `b~`.
-    #[default]
-    FixedSmall,
-    /// `b`.
-    FixedLarge,
-    /// 1.
-    Unit,
-    /// Between the first two, learned for every pixel: the network has twice the output channels (Nichol & Dhariwal 2021).
-    LearnedRange,
-}
-
-impl VarianceConfig {
-    /// The variance.
-    pub fn variance(self) -> Variance {
-        match self {
-            Self::FixedSmall => Variance::FixedSmall,
-            Self::FixedLarge => Variance::FixedLarge,
-            Self::Unit => Variance::Unit,
-            Self::LearnedRange => Variance::LearnedRange,
-        }
-    }
-}
-
 /// How the steps of a batch are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -189,9 +161,9 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "is_default")]
     pub weighting: WeightingConfig,
     /// The variance of the reverse step in the bound: `fixed-small`, `fixed-large`, `unit` or `learned-range`; `fixed-small` by
-    /// default.
-    #[serde(skip_serializing_if = "is_default")]
-    pub variance: VarianceConfig,
+    /// default. A learned one needs a network with twice the output channels (Nichol & Dhariwal 2021).
+    #[serde(skip_serializing_if = "is_default", with = "names::variance")]
+    pub variance: Variance,
     /// How steps are drawn: `uniform` or `importance`; `uniform` by default.
     #[serde(skip_serializing_if = "is_default")]
     pub step_sampling: StepSampling,
@@ -238,7 +210,7 @@ impl Default for TrainConfig {
             prediction: Prediction::Eps,
             loss: Loss::default(),
             weighting: WeightingConfig::default(),
-            variance: VarianceConfig::default(),
+            variance: Variance::default(),
             step_sampling: StepSampling::default(),
             timestep: TimestepMapping::ZeroBased,
             range: Range::MinusOneOne,
@@ -293,7 +265,7 @@ impl TrainConfig {
         if self.batch == 0 {
             return Err(wrong("batch", "at least 1", 0, "choose the number of images per step"));
         }
-        let learned = self.variance == VarianceConfig::LearnedRange;
+        let learned = self.variance == Variance::LearnedRange;
         match self.loss {
             Loss::Simple if learned => {
                 let expected = "hybrid or vlb, since the variance is learned";
@@ -351,7 +323,7 @@ impl TrainConfig {
         let terms = Terms {
             loss: self.loss,
             weighting: self.weighting.weighting(),
-            variance: self.variance.variance(),
+            variance: self.variance,
             bins: Bins::new(self.range.from_byte(0).into(), self.range.from_byte(u8::MAX).into(), 256)?,
         };
         let schedule = self.noise.build()?;
@@ -427,6 +399,10 @@ mod names {
     named!(prediction, tweedie_schedule::Prediction, {
         use tweedie_schedule::Prediction::{Eps, Mean, Score, V, X0};
         [("eps", Eps), ("x0", X0), ("v", V), ("score", Score), ("mean", Mean)]
+    });
+    named!(variance, tweedie_schedule::Variance, {
+        use tweedie_schedule::Variance::{FixedLarge, FixedSmall, LearnedRange, Unit};
+        [("fixed-small", FixedSmall), ("fixed-large", FixedLarge), ("unit", Unit), ("learned-range", LearnedRange)]
     });
     named!(timestep, tweedie_schedule::TimestepMapping, {
         use tweedie_schedule::TimestepMapping::{OneBased, ZeroBased};

@@ -8,7 +8,21 @@ use clap::builder::PossibleValuesParser;
 
 use super::config::{PRESETS, RunConfig};
 use crate::console;
-use tweedie_train::{Loss, LrDecay, RunLength, StepSampling, VarianceConfig, WeightingConfig};
+use tweedie_schedule::Variance;
+use tweedie_train::{Loss, LrDecay, RunLength, StepSampling, WeightingConfig};
+
+/// `--loss`.
+const LOSSES: [(&str, Loss); 3] = [("simple", Loss::Simple), ("vlb", Loss::Vlb), ("hybrid", Loss::Hybrid)];
+/// `--variance`.
+const VARIANCES: [(&str, Variance); 4] = [
+    ("fixed-small", Variance::FixedSmall),
+    ("fixed-large", Variance::FixedLarge),
+    ("unit", Variance::Unit),
+    ("learned-range", Variance::LearnedRange),
+];
+/// `--step-sampling`.
+const STEP_SAMPLINGS: [(&str, StepSampling); 2] =
+    [("uniform", StepSampling::Uniform), ("importance", StepSampling::Importance)];
 
 /// `tweedie train`.
 #[derive(Args, Clone, Debug, Default)]
@@ -86,7 +100,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "NAME", help_heading = "Process", value_parser = PossibleValuesParser::new(["eps", "x0", "v", "score", "mean"]))]
     pub prediction: Option<String>,
     /// What is minimised: the squared error; the variational bound; or both, the bound for a learned variance
-    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(["simple", "vlb", "hybrid"]))]
+    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(names(&LOSSES)))]
     pub loss: Option<String>,
     /// Weights of the squared error over t [default: uniform]
     #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(WeightingConfig::NAMES))]
@@ -94,10 +108,10 @@ pub struct TrainArgs {
     /// Variance of the reverse step in the bound; a learned one doubles the network's output channels [default: fixed-small,
     /// with --loss hybrid learned-range]
     #[arg(long, value_name = "NAME", help_heading = "Objective",
-          value_parser = PossibleValuesParser::new(["fixed-small", "fixed-large", "unit", "learned-range"]))]
+          value_parser = PossibleValuesParser::new(names(&VARIANCES)))]
     pub variance: Option<String>,
     /// How steps are drawn: all alike, or by the size of their losses
-    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(["uniform", "importance"]))]
+    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(names(&STEP_SAMPLINGS)))]
     pub step_sampling: Option<String>,
     /// Noise schedule
     #[arg(long, value_name = "NAME", help_heading = "Process",
@@ -153,29 +167,12 @@ impl TrainArgs {
         if let Some(name) = &self.prediction {
             train.prediction = tweedie_schedule::Prediction::from_name(name)?;
         }
-        if let Some(name) = &self.loss {
-            train.loss = match name.as_str() {
-                "vlb" => Loss::Vlb,
-                "hybrid" => Loss::Hybrid,
-                _ => Loss::Simple,
-            };
-            // The bound of the hybrid loss trains nothing else.
-            if train.loss == Loss::Hybrid && self.variance.is_none() {
-                train.variance = VarianceConfig::LearnedRange;
-            }
-        }
+        set(&mut train.loss, &named(self.loss.as_deref(), &LOSSES));
         set(&mut train.weighting, &self.weighting.as_deref().and_then(WeightingConfig::from_name));
-        if let Some(name) = &self.variance {
-            train.variance = match name.as_str() {
-                "fixed-large" => VarianceConfig::FixedLarge,
-                "unit" => VarianceConfig::Unit,
-                "learned-range" => VarianceConfig::LearnedRange,
-                _ => VarianceConfig::FixedSmall,
-            };
-        }
-        if let Some(name) = &self.step_sampling {
-            train.step_sampling = if name == "importance" { StepSampling::Importance } else { StepSampling::Uniform };
-        }
+        set(&mut train.step_sampling, &named(self.step_sampling.as_deref(), &STEP_SAMPLINGS));
+        // The bound of the hybrid loss trains nothing but a variance.
+        let hybrid = (self.loss.is_some() && train.loss == Loss::Hybrid).then_some(Variance::LearnedRange);
+        set(&mut train.variance, &named(self.variance.as_deref(), &VARIANCES).or(hybrid));
         set(&mut train.noise.schedule, &self.schedule);
         set(&mut train.noise.train_steps, &self.train_steps);
         set(&mut train.noise.beta_start, &self.beta_start);
@@ -196,6 +193,16 @@ impl TrainArgs {
         }
         Ok(())
     }
+}
+
+/// The names of some choices.
+fn names<T>(choices: &'static [(&'static str, T)]) -> impl Iterator<Item = &'static str> {
+    choices.iter().map(|(name, _)| *name)
+}
+
+/// The choice of a name that was given.
+fn named<T: Copy>(name: Option<&str>, choices: &[(&str, T)]) -> Option<T> {
+    choices.iter().find(|(known, _)| Some(*known) == name).map(|(_, value)| *value)
 }
 
 fn number(text: &str) -> Result<f64, String> {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tweedie_data::{Dataset, Range};
 use tweedie_denoiser::Network;
-use tweedie_schedule::{Prediction, TimestepMapping};
-use tweedie_train::{AdamW, LrDecay, NoiseConfig, RunLength, TrainConfig, VarianceConfig};
+use tweedie_schedule::{Prediction, TimestepMapping, Variance};
+use tweedie_train::{AdamW, LrDecay, NoiseConfig, RunLength, TrainConfig};
 use tweedie_unet::{Init, Model};
 
 /// The names of the presets.
@@ -236,7 +236,7 @@ impl RunConfig {
         let class = self.network.get("_class_name").and_then(Value::as_str).unwrap_or("UNet2DModel").to_owned();
         self.network.entry("_class_name").or_insert_with(|| json!(class));
         // A prediction, and beside it a variance where that is learned.
-        let learned = self.train.variance == VarianceConfig::LearnedRange;
+        let learned = self.train.variance == Variance::LearnedRange;
         let outputs = if learned { 2 * channels } else { channels };
         let mut default = |key: &str, value: Value| {
             self.network.entry(key).or_insert(value);
@@ -376,7 +376,7 @@ impl RunConfig {
         }
         // The ancestral sampler alone uses a learned variance, and needs nothing of a mean but the mean: the x_0 that DDIM would
         // derive from it is a thousand times less certain.
-        let learned = self.train.variance == VarianceConfig::LearnedRange;
+        let learned = self.train.variance == Variance::LearnedRange;
         if learned || self.train.prediction == Prediction::Mean {
             config["_class_name"] = json!("DDPMScheduler");
             config["variance_type"] = json!(if learned { "learned_range" } else { "fixed_small" });

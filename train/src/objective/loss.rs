@@ -5,6 +5,7 @@ use std::f64::consts::LN_2;
 use ndarray::{Array4, ArrayView4, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use tweedie_schedule::gaussian::kl_isotropic;
 use tweedie_schedule::{
     Affine, Bins, Prediction, Schedule, ScheduleError, Variance, VarianceRange, Weighting, prediction,
 };
@@ -140,7 +141,7 @@ impl Step {
                     (self.mean.of_prediction * (values.prediction - values.target), log_variance.exp());
                 let ratio = (exact + offset * offset) / variance;
                 Element {
-                    value: 0.5 * (log_variance - exact.ln() + ratio - 1.0),
+                    value: kl_isotropic(offset * offset, exact, variance, 1),
                     by_prediction: offset * self.mean.of_prediction / variance,
                     by_variance: 0.5 * (1.0 - ratio) * slope,
                 }

@@ -3,10 +3,8 @@
 use crate::common::{Tiny, config, toy_data, unlabelled};
 use tweedie_data::Range;
 use tweedie_denoiser::{Condition, NetworkGrad};
-use tweedie_schedule::{Prediction, TimestepMapping};
-use tweedie_train::{
-    Loss, LrDecay, NoiseConfig, RunLength, StepSampling, TrainConfig, Trainer, VarianceConfig, WeightingConfig,
-};
+use tweedie_schedule::{Prediction, TimestepMapping, Variance};
+use tweedie_train::{Loss, LrDecay, NoiseConfig, RunLength, StepSampling, TrainConfig, Trainer, WeightingConfig};
 
 #[test]
 fn the_loss_falls_on_images_with_labels() {
@@ -202,7 +200,7 @@ fn every_field_out_of_range_is_named() {
         ("length", |c| c.length = RunLength::Steps(0)),
         ("length.minutes", |c| c.length = RunLength::Minutes(f64::NAN)),
         ("batch", |c| c.batch = 0),
-        ("loss", |c| c.variance = VarianceConfig::LearnedRange),
+        ("loss", |c| c.variance = Variance::LearnedRange),
         ("variance", |c| c.loss = Loss::Hybrid),
         ("weighting", |c| (c.loss, c.weighting) = (Loss::Vlb, WeightingConfig::MinSnr { gamma: 5.0 })),
         ("gamma of min-SNR", |c| c.weighting = WeightingConfig::MinSnr { gamma: -1.0 }),
