@@ -63,7 +63,7 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Print or plot the tables of a noise schedule
     Schedule(ScheduleArgs),
-    /// Store a model in another number type
+    /// Store a model in another number type or layout
     Convert(ConvertArgs),
     /// Say how likely a model finds data: bits per dimension
     Eval(Box<EvalArgs>),

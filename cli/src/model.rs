@@ -20,6 +20,9 @@ pub const BUNDLED: &str = "digits (bundled)";
 /// ignores them.
 pub const GUIDANCE_KEY: &str = "_tweedie_guidance";
 
+/// The class of the textbook network.
+const BOOK: &str = "UNetCond";
+
 const BUNDLED_CONFIG: &str = include_str!("../assets/digits/config.json");
 const BUNDLED_SCHEDULER: &str = include_str!("../assets/digits/scheduler_config.json");
 const BUNDLED_WEIGHTS: &[u8] = include_bytes!("../assets/digits/diffusion_pytorch_model.safetensors");
@@ -143,11 +146,36 @@ fn load_weights(network: &mut Model, file: &TensorFile) -> Result<()> {
     Ok(())
 }
 
-/// Writes a model in the layout of its class: a component for the textbook network or without a scheduler, else a pipeline.
+/// How a model lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `model_index.json`, `unet/` and `scheduler/`, which diffusers opens as a pipeline.
+    Pipeline,
+    /// `config.json`, the weights and, if there is one, `scheduler_config.json`, all side by side: a `book` directory, or what
+    /// diffusers opens as a single network.
+    Component,
+}
+
+impl Layout {
+    /// The usual one: a component for the textbook network, which diffusers has no class for, or without a scheduler; else a
+    /// pipeline.
+    pub fn usual(class_name: &str, scheduler: bool) -> Self {
+        if scheduler && class_name != BOOK { Self::Pipeline } else { Self::Component }
+    }
+}
+
+/// Writes a model.
 ///
 /// # Errors
-/// If a file cannot be written.
-pub fn write(root: &Path, network: &Value, scheduler: Option<&Value>, params: &Params, dtype: Dtype) -> Result<()> {
+/// If a file cannot be written, or a pipeline is asked for without a scheduler or of a class that diffusers does not have.
+pub fn write(
+    root: &Path,
+    layout: Layout,
+    network: &Value,
+    scheduler: Option<&Value>,
+    params: &Params,
+    dtype: Dtype,
+) -> Result<()> {
     let values = |param: &Param| &params.values()[param.range.clone()];
     // Counters are integers in files; they count steps, so no digit is lost.
     let counters: Vec<Vec<i64>> = params
@@ -162,11 +190,17 @@ pub fn write(root: &Path, network: &Value, scheduler: Option<&Value>, params: &P
         .map(|param| Tensor::f32(&param.name, &param.shape, values(param)))
         .chain(counts.map(|(param, count)| Tensor::i64(&param.name, &param.shape, count)))
         .collect();
-    match scheduler {
-        Some(scheduler) if network["_class_name"] != "UNetCond" => {
-            write_pipeline(root, network, scheduler, &tensors, dtype)?;
+    match (layout, scheduler) {
+        (Layout::Pipeline, _) if network["_class_name"] == BOOK => {
+            bail!(
+                "a pipeline of the class {BOOK} cannot be written, because diffusers has no such class; choose a component"
+            )
         }
-        _ => write_component(root, network, scheduler, &tensors, dtype)?,
+        (Layout::Pipeline, None) => {
+            bail!("a pipeline needs a scheduler, and the model has no scheduler_config.json; choose a component")
+        }
+        (Layout::Pipeline, Some(scheduler)) => write_pipeline(root, network, scheduler, &tensors, dtype)?,
+        (Layout::Component, _) => write_component(root, network, scheduler, &tensors, dtype)?,
     }
     Ok(())
 }
