@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod attention;
+mod cache;
 pub mod channels;
 pub mod conv;
 pub mod embedding;
