@@ -20,6 +20,9 @@ pub const BUNDLED: &str = "digits (bundled)";
 /// ignores them.
 pub const GUIDANCE_KEY: &str = "_tweedie_guidance";
 
+/// The key of a network's config that names its classes, in the order of their labels.
+pub const CLASS_NAMES_KEY: &str = "_tweedie_class_names";
+
 const BUNDLED_CONFIG: &str = include_str!("../assets/digits/config.json");
 const BUNDLED_SCHEDULER: &str = include_str!("../assets/digits/scheduler_config.json");
 const BUNDLED_WEIGHTS: &[u8] = include_bytes!("../assets/digits/diffusion_pytorch_model.safetensors");
@@ -46,6 +49,8 @@ pub struct LoadedNetwork {
     pub scheduler: Option<(Config, PathBuf)>,
     /// The guidance scale that its config recommends for drawing labels ([`GUIDANCE_KEY`]).
     pub guidance: Option<f64>,
+    /// The names of the classes ([`CLASS_NAMES_KEY`]); empty if they have none.
+    pub class_names: Vec<String>,
     /// Bytes of the weights as they are stored.
     pub stored_bytes: u64,
     /// The types that the weights are stored in, such as `F16`.
@@ -103,9 +108,11 @@ fn from_dir(dir: ModelDir, name: String) -> Result<LoadedNetwork> {
     types.sort();
     types.dedup();
     let guidance = guidance(&dir.config).with_context(|| dir.config_path.display().to_string())?;
+    let class_names = class_names(&dir.config).with_context(|| dir.config_path.display().to_string())?;
     load_weights(&mut network, &dir.weights)?;
     Ok(LoadedNetwork {
         guidance,
+        class_names,
         name,
         kind: dir.kind,
         class_name: dir.class_name,
@@ -124,6 +131,18 @@ fn guidance(config: &Config) -> Result<Option<f64>> {
             Some(scale) => Ok(Some(scale)),
             None => bail!("the key {GUIDANCE_KEY} should be a number, found {value}; correct it or remove it"),
         },
+    }
+}
+
+/// The names of the classes, as a network's config gives them.
+fn class_names(config: &Config) -> Result<Vec<String>> {
+    let Some(value) = config.get(CLASS_NAMES_KEY) else { return Ok(Vec::new()) };
+    let names = value.as_array().map(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+    match names.flatten() {
+        Some(names) => Ok(names),
+        None => {
+            bail!("the key {CLASS_NAMES_KEY} should be a list of names, found another value; correct it or remove it")
+        }
     }
 }
 
@@ -178,6 +197,9 @@ impl LoadedNetwork {
         if let Some(scale) = self.guidance {
             config.insert(GUIDANCE_KEY.into(), scale.into());
         }
+        if !self.class_names.is_empty() {
+            config.insert(CLASS_NAMES_KEY.into(), self.class_names.clone().into());
+        }
         config
     }
 
@@ -212,6 +234,14 @@ impl Loaded {
         match self {
             Self::Network(model) => (0..model.network.classes()).collect(),
             Self::Oracle(oracle) => oracle.labels.clone(),
+        }
+    }
+
+    /// The names of the labels from 0 on; empty if they have none.
+    pub fn class_names(&self) -> &[String] {
+        match self {
+            Self::Network(model) => &model.class_names,
+            Self::Oracle(_) => &[],
         }
     }
 

@@ -27,7 +27,7 @@ pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
     }
     let start = Instant::now();
     let model = model::open(args.model.model.as_deref())?;
-    let data = data::open(&model, args)?;
+    let data = data::open(&model, args, common)?;
     let result = likelihood::run(&model, &data, args, common)?;
     let seconds = start.elapsed();
     if let Some(path) = &args.plot {
