@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 use tweedie_checkpoint::{
-    Config, Dtype, ModelDir, ModelKind, Tensor, TensorFile, check_keys, read_config, write_component, write_pipeline,
+    Config, ModelDir, ModelKind, Storage, Tensor, TensorFile, check_keys, read_config, write_component, write_pipeline,
 };
 use tweedie_data::Range;
 use tweedie_denoiser::{Component, Mean, MixtureOracle, Network, NetworkGrad, Param, Params, Role, Spread};
@@ -22,6 +22,9 @@ pub const GUIDANCE_KEY: &str = "_tweedie_guidance";
 
 /// The key of a network's config that names its classes, in the order of their labels.
 pub const CLASS_NAMES_KEY: &str = "_tweedie_class_names";
+
+/// The class of the textbook network.
+const BOOK: &str = "UNetCond";
 
 const BUNDLED_CONFIG: &str = include_str!("../assets/digits/config.json");
 const BUNDLED_SCHEDULER: &str = include_str!("../assets/digits/scheduler_config.json");
@@ -67,14 +70,14 @@ pub struct LoadedOracle {
     pub labels: Vec<usize>,
 }
 
-/// Opens what `--model` names.
+/// Opens what `--model` names; of several variants of its weights the one that `--variant` names.
 ///
 /// # Errors
 /// If it is no model, or one that is damaged or not supported; the message names the file and the key.
-pub fn open(model: Option<&Path>) -> Result<Loaded> {
+pub fn open(model: Option<&Path>, variant: Option<&str>) -> Result<Loaded> {
     match model {
         Some(path) if is_oracle(path) => Ok(Loaded::Oracle(Box::new(open_oracle(path)?))),
-        _ => Ok(Loaded::Network(Box::new(open_network(model)?))),
+        _ => Ok(Loaded::Network(Box::new(open_network(model, variant)?))),
     }
 }
 
@@ -82,7 +85,7 @@ pub fn open(model: Option<&Path>) -> Result<Loaded> {
 ///
 /// # Errors
 /// As [`open`]; also for an oracle.
-pub fn open_network(model: Option<&Path>) -> Result<LoadedNetwork> {
+pub fn open_network(model: Option<&Path>, variant: Option<&str>) -> Result<LoadedNetwork> {
     match model {
         None => {
             let dir = ModelDir::from_memory(BUNDLED, BUNDLED_CONFIG, Some(BUNDLED_SCHEDULER), BUNDLED_WEIGHTS)?;
@@ -91,7 +94,7 @@ pub fn open_network(model: Option<&Path>) -> Result<LoadedNetwork> {
         Some(path) if is_oracle(path) => {
             bail!("{} is an oracle, which has no network; give a model directory", path.display())
         }
-        Some(path) => from_dir(ModelDir::open(path)?, path.display().to_string()),
+        Some(path) => from_dir(ModelDir::open_variant(path, variant)?, path.display().to_string()),
     }
 }
 
@@ -101,7 +104,12 @@ fn is_oracle(path: &Path) -> bool {
 }
 
 fn from_dir(dir: ModelDir, name: String) -> Result<LoadedNetwork> {
-    let mut network = Model::from_config(&dir.config).with_context(|| dir.config_path.display().to_string())?;
+    let config = || dir.config_path.display().to_string();
+    // The weights are compared with the table before memory is taken for a network that a config may make up.
+    let available = dir.weights.tensors().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let table = Model::table(&dir.config, available).with_context(config)?;
+    check_keys(table.entries().iter().map(|p| (p.name.as_str(), p.shape.as_slice())), &dir.weights, |_| false)?;
+    let mut network = Model::from_config(&dir.config).with_context(config)?;
     let sizes = dir.weights.tensors().map(|t| (t.shape.iter().product::<usize>() * t.dtype.bitsize() / 8) as u64);
     let stored_bytes = sizes.sum();
     let mut types: Vec<String> = dir.weights.tensors().map(|t| t.dtype.to_string()).collect();
@@ -146,10 +154,9 @@ fn class_names(config: &Config) -> Result<Vec<String>> {
     }
 }
 
-/// Fills a network with the tensors of a file, which have to be exactly those that it expects.
+/// Fills a network with the tensors of a file, whose keys and shapes were checked.
 fn load_weights(network: &mut Model, file: &TensorFile) -> Result<()> {
     let table = network.expected().to_vec();
-    check_keys(table.iter().map(|p| (p.name.as_str(), p.shape.as_slice())), file, |_| false)?;
     let values = network.params_mut().values_mut();
     for param in table {
         let read = match param.role {
@@ -162,11 +169,36 @@ fn load_weights(network: &mut Model, file: &TensorFile) -> Result<()> {
     Ok(())
 }
 
-/// Writes a model in the layout of its class: a component for the textbook network or without a scheduler, else a pipeline.
+/// How a model lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `model_index.json`, `unet/` and `scheduler/`, which diffusers opens as a pipeline.
+    Pipeline,
+    /// `config.json`, the weights and, if there is one, `scheduler_config.json`, all side by side: a `book` directory, or what
+    /// diffusers opens as a single network.
+    Component,
+}
+
+impl Layout {
+    /// The usual one: a component for the textbook network, which diffusers has no class for, or without a scheduler; else a
+    /// pipeline.
+    pub fn usual(class_name: &str, scheduler: bool) -> Self {
+        if scheduler && class_name != BOOK { Self::Pipeline } else { Self::Component }
+    }
+}
+
+/// Writes a model.
 ///
 /// # Errors
-/// If a file cannot be written.
-pub fn write(root: &Path, network: &Value, scheduler: Option<&Value>, params: &Params, dtype: Dtype) -> Result<()> {
+/// If a file cannot be written, or a pipeline is asked for without a scheduler or of a class that diffusers does not have.
+pub fn write(
+    root: &Path,
+    layout: Layout,
+    network: &Value,
+    scheduler: Option<&Value>,
+    params: &Params,
+    storage: impl Into<Storage>,
+) -> Result<()> {
     let values = |param: &Param| &params.values()[param.range.clone()];
     // Counters are integers in files; they count steps, so no digit is lost.
     let counters: Vec<Vec<i64>> = params
@@ -181,11 +213,17 @@ pub fn write(root: &Path, network: &Value, scheduler: Option<&Value>, params: &P
         .map(|param| Tensor::f32(&param.name, &param.shape, values(param)))
         .chain(counts.map(|(param, count)| Tensor::i64(&param.name, &param.shape, count)))
         .collect();
-    match scheduler {
-        Some(scheduler) if network["_class_name"] != "UNetCond" => {
-            write_pipeline(root, network, scheduler, &tensors, dtype)?;
+    match (layout, scheduler) {
+        (Layout::Pipeline, _) if network["_class_name"] == BOOK => {
+            bail!(
+                "a pipeline of the class {BOOK} cannot be written, because diffusers has no such class; choose a component"
+            )
         }
-        _ => write_component(root, network, scheduler, &tensors, dtype)?,
+        (Layout::Pipeline, None) => {
+            bail!("a pipeline needs a scheduler, and the model has no scheduler_config.json; choose a component")
+        }
+        (Layout::Pipeline, Some(scheduler)) => write_pipeline(root, network, scheduler, &tensors, storage)?,
+        (Layout::Component, _) => write_component(root, network, scheduler, &tensors, storage)?,
     }
     Ok(())
 }

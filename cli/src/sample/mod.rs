@@ -40,7 +40,7 @@ pub fn run(args: &SampleArgs, common: &Common) -> Result<()> {
             path.display()
         )));
     }
-    let model = model::open(args.model.model.as_deref())?;
+    let model = model::open(args.model.model.as_deref(), args.model.variant.as_deref())?;
     let spec = plan::scheduler(&model, &args.into())?;
     let steps = plan::steps(args.steps.map(Into::into), &spec)?;
     let noise_file = args.noise.as_deref().map(NoiseFile::open).transpose()?;

@@ -189,7 +189,7 @@ fn check_recorded(directory: &RunDirectory, architecture: &Value) -> Result<()> 
 /// A run that was killed before its first checkpoint has no state, and starts again; one that has lost it does not.
 fn check_fresh(directory: &RunDirectory, trainer: &Trainer<'_>) -> Result<()> {
     let trained = || {
-        let written = model::open_network(Some(directory.root()));
+        let written = model::open_network(Some(directory.root()), None);
         written.is_ok_and(|written| written.network.params().values() != trainer.params().values())
     };
     if directory.has_logged()? || trained() {
