@@ -79,6 +79,9 @@ pub struct ModelArg {
     /// A model directory (diffusers layout, `book`, or a training run) or an oracle's .json [default: the bundled digits]
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// Which weights, where a directory holds several: fp16, non_ema, ... [default: those without a variant]
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
 }
 
 /// The process that a model without a scheduler of its own was trained on.
@@ -257,6 +260,9 @@ pub struct InspectArgs {
     /// A model directory [default: the bundled digits]
     #[arg(value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// Which weights, where a directory holds several: fp16, non_ema, ... [default: those without a variant]
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

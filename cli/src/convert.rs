@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use tweedie_checkpoint::Dtype;
+use tweedie_checkpoint::{Dtype, Storage};
 use tweedie_denoiser::NetworkGrad;
 
 use crate::args::{Common, ModelArg};
@@ -36,6 +36,18 @@ pub struct ConvertArgs {
     /// How the directory is laid out [default: pipeline, but component for the textbook network or without a scheduler]
     #[arg(long, value_name = "LAYOUT")]
     pub layout: Option<LayoutName>,
+    /// Size of a file at most, such as 5GB or 500MB: larger weights become several files and an index
+    #[arg(long, value_name = "SIZE", value_parser = file_size)]
+    pub max_shard_size: Option<u64>,
+}
+
+/// Bytes as diffusers writes them, in decimal units.
+fn file_size(text: &str) -> Result<u64, String> {
+    let units = [("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
+    let (digits, unit) =
+        units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit))).unwrap_or((text, 1));
+    let size = digits.parse::<u64>().ok().filter(|size| *size > 0).and_then(|size| size.checked_mul(unit));
+    size.ok_or_else(|| "expected a size such as 5GB, 500MB, 64KB or a number of bytes".to_owned())
 }
 
 /// `--layout`.
@@ -64,7 +76,7 @@ pub fn run(args: &ConvertArgs, common: &Common) -> Result<()> {
     if args.out.exists() {
         return Err(console::usage(format!("--out {} exists already; give a new directory", args.out.display())));
     }
-    let model = model::open_network(args.model.model.as_deref())?;
+    let model = model::open_network(args.model.model.as_deref(), args.model.variant.as_deref())?;
     let layout = match args.layout {
         Some(LayoutName::Pipeline) => Layout::Pipeline,
         Some(LayoutName::Component) => Layout::Component,
@@ -74,7 +86,8 @@ pub fn run(args: &ConvertArgs, common: &Common) -> Result<()> {
     let network = Value::Object(model.config());
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let params = model.network.params();
-    if let Err(e) = model::write(&args.out, layout, &network, scheduler.as_ref(), params, args.dtype) {
+    let storage = Storage { dtype: args.dtype, max_shard_size: args.max_shard_size };
+    if let Err(e) = model::write(&args.out, layout, &network, scheduler.as_ref(), params, storage) {
         // It did not exist before, and half a model is no model.
         std::fs::remove_dir_all(&args.out).ok();
         return Err(e.context(format!("cannot convert {}", model.name)));

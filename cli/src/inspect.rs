@@ -25,7 +25,7 @@ const SECONDS: f64 = 3.0;
 /// # Errors
 /// If the model cannot be opened or run.
 pub fn run(args: &InspectArgs) -> Result<()> {
-    let model = model::open(args.model.as_deref())?;
+    let model = model::open(args.model.as_deref(), args.variant.as_deref())?;
     let process = ProcessArgs::default();
     let options = Overrides { sampler: None, spacing: None, prediction: None, eta: None, process: &process };
     // A model whose own sampler does not exist here can be looked into all the same.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 use tweedie_checkpoint::{
-    Config, Dtype, ModelDir, ModelKind, Tensor, TensorFile, check_keys, read_config, write_component, write_pipeline,
+    Config, ModelDir, ModelKind, Storage, Tensor, TensorFile, check_keys, read_config, write_component, write_pipeline,
 };
 use tweedie_data::Range;
 use tweedie_denoiser::{Component, Mean, MixtureOracle, Network, NetworkGrad, Param, Params, Role, Spread};
@@ -19,6 +19,9 @@ pub const BUNDLED: &str = "digits (bundled)";
 /// The key of a network's config that recommends a guidance scale. Diffusers takes keys that begin with `_` for metadata and
 /// ignores them.
 pub const GUIDANCE_KEY: &str = "_tweedie_guidance";
+
+/// The key of a network's config that names its classes, in the order of their labels.
+pub const CLASS_NAMES_KEY: &str = "_tweedie_class_names";
 
 /// The class of the textbook network.
 const BOOK: &str = "UNetCond";
@@ -49,6 +52,8 @@ pub struct LoadedNetwork {
     pub scheduler: Option<(Config, PathBuf)>,
     /// The guidance scale that its config recommends for drawing labels ([`GUIDANCE_KEY`]).
     pub guidance: Option<f64>,
+    /// The names of the classes ([`CLASS_NAMES_KEY`]); empty if they have none.
+    pub class_names: Vec<String>,
     /// Bytes of the weights as they are stored.
     pub stored_bytes: u64,
     /// The types that the weights are stored in, such as `F16`.
@@ -65,14 +70,14 @@ pub struct LoadedOracle {
     pub labels: Vec<usize>,
 }
 
-/// Opens what `--model` names.
+/// Opens what `--model` names; of several variants of its weights the one that `--variant` names.
 ///
 /// # Errors
 /// If it is no model, or one that is damaged or not supported; the message names the file and the key.
-pub fn open(model: Option<&Path>) -> Result<Loaded> {
+pub fn open(model: Option<&Path>, variant: Option<&str>) -> Result<Loaded> {
     match model {
         Some(path) if is_oracle(path) => Ok(Loaded::Oracle(Box::new(open_oracle(path)?))),
-        _ => Ok(Loaded::Network(Box::new(open_network(model)?))),
+        _ => Ok(Loaded::Network(Box::new(open_network(model, variant)?))),
     }
 }
 
@@ -80,7 +85,7 @@ pub fn open(model: Option<&Path>) -> Result<Loaded> {
 ///
 /// # Errors
 /// As [`open`]; also for an oracle.
-pub fn open_network(model: Option<&Path>) -> Result<LoadedNetwork> {
+pub fn open_network(model: Option<&Path>, variant: Option<&str>) -> Result<LoadedNetwork> {
     match model {
         None => {
             let dir = ModelDir::from_memory(BUNDLED, BUNDLED_CONFIG, Some(BUNDLED_SCHEDULER), BUNDLED_WEIGHTS)?;
@@ -89,7 +94,7 @@ pub fn open_network(model: Option<&Path>) -> Result<LoadedNetwork> {
         Some(path) if is_oracle(path) => {
             bail!("{} is an oracle, which has no network; give a model directory", path.display())
         }
-        Some(path) => from_dir(ModelDir::open(path)?, path.display().to_string()),
+        Some(path) => from_dir(ModelDir::open_variant(path, variant)?, path.display().to_string()),
     }
 }
 
@@ -99,16 +104,23 @@ fn is_oracle(path: &Path) -> bool {
 }
 
 fn from_dir(dir: ModelDir, name: String) -> Result<LoadedNetwork> {
-    let mut network = Model::from_config(&dir.config).with_context(|| dir.config_path.display().to_string())?;
+    let config = || dir.config_path.display().to_string();
+    // The weights are compared with the table before memory is taken for a network that a config may make up.
+    let available = dir.weights.tensors().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let table = Model::table(&dir.config, available).with_context(config)?;
+    check_keys(table.entries().iter().map(|p| (p.name.as_str(), p.shape.as_slice())), &dir.weights, |_| false)?;
+    let mut network = Model::from_config(&dir.config).with_context(config)?;
     let sizes = dir.weights.tensors().map(|t| (t.shape.iter().product::<usize>() * t.dtype.bitsize() / 8) as u64);
     let stored_bytes = sizes.sum();
     let mut types: Vec<String> = dir.weights.tensors().map(|t| t.dtype.to_string()).collect();
     types.sort();
     types.dedup();
     let guidance = guidance(&dir.config).with_context(|| dir.config_path.display().to_string())?;
+    let class_names = class_names(&dir.config).with_context(|| dir.config_path.display().to_string())?;
     load_weights(&mut network, &dir.weights)?;
     Ok(LoadedNetwork {
         guidance,
+        class_names,
         name,
         kind: dir.kind,
         class_name: dir.class_name,
@@ -130,10 +142,21 @@ fn guidance(config: &Config) -> Result<Option<f64>> {
     }
 }
 
-/// Fills a network with the tensors of a file, which have to be exactly those that it expects.
+/// The names of the classes, as a network's config gives them.
+fn class_names(config: &Config) -> Result<Vec<String>> {
+    let Some(value) = config.get(CLASS_NAMES_KEY) else { return Ok(Vec::new()) };
+    let names = value.as_array().map(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+    match names.flatten() {
+        Some(names) => Ok(names),
+        None => {
+            bail!("the key {CLASS_NAMES_KEY} should be a list of names, found another value; correct it or remove it")
+        }
+    }
+}
+
+/// Fills a network with the tensors of a file, whose keys and shapes were checked.
 fn load_weights(network: &mut Model, file: &TensorFile) -> Result<()> {
     let table = network.expected().to_vec();
-    check_keys(table.iter().map(|p| (p.name.as_str(), p.shape.as_slice())), file, |_| false)?;
     let values = network.params_mut().values_mut();
     for param in table {
         let read = match param.role {
@@ -174,7 +197,7 @@ pub fn write(
     network: &Value,
     scheduler: Option<&Value>,
     params: &Params,
-    dtype: Dtype,
+    storage: impl Into<Storage>,
 ) -> Result<()> {
     let values = |param: &Param| &params.values()[param.range.clone()];
     // Counters are integers in files; they count steps, so no digit is lost.
@@ -199,8 +222,8 @@ pub fn write(
         (Layout::Pipeline, None) => {
             bail!("a pipeline needs a scheduler, and the model has no scheduler_config.json; choose a component")
         }
-        (Layout::Pipeline, Some(scheduler)) => write_pipeline(root, network, scheduler, &tensors, dtype)?,
-        (Layout::Component, _) => write_component(root, network, scheduler, &tensors, dtype)?,
+        (Layout::Pipeline, Some(scheduler)) => write_pipeline(root, network, scheduler, &tensors, storage)?,
+        (Layout::Component, _) => write_component(root, network, scheduler, &tensors, storage)?,
     }
     Ok(())
 }
@@ -211,6 +234,9 @@ impl LoadedNetwork {
         let mut config = self.network.config();
         if let Some(scale) = self.guidance {
             config.insert(GUIDANCE_KEY.into(), scale.into());
+        }
+        if !self.class_names.is_empty() {
+            config.insert(CLASS_NAMES_KEY.into(), self.class_names.clone().into());
         }
         config
     }
@@ -246,6 +272,14 @@ impl Loaded {
         match self {
             Self::Network(model) => (0..model.network.classes()).collect(),
             Self::Oracle(oracle) => oracle.labels.clone(),
+        }
+    }
+
+    /// The names of the labels from 0 on; empty if they have none.
+    pub fn class_names(&self) -> &[String] {
+        match self {
+            Self::Network(model) => &model.class_names,
+            Self::Oracle(_) => &[],
         }
     }
 

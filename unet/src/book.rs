@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use ndarray::{Array4, ArrayView4};
 use serde_json::{Map, Value, json};
-use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, Params};
+use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, ParamTable, Params};
 use tweedie_kernels::act::{self, Act};
 use tweedie_kernels::channels::{self, ChannelSlice};
 use tweedie_kernels::conv::{Part, Target};
@@ -449,6 +449,17 @@ impl Book {
         let mut b = Builder::default();
         let layers = Layers::new(&mut b, &config);
         Ok(Self { config, layers, weights: b.finish(), pool: Pool::default() })
+    }
+
+    /// The parameters of a network, without their values.
+    ///
+    /// # Errors
+    /// As [`Book::new`].
+    pub(crate) fn table(config: &BookConfig) -> Result<ParamTable, UnetError> {
+        config.validate()?;
+        let mut b = Builder::default();
+        Layers::new(&mut b, config);
+        Ok(b.params)
     }
 
     /// The configuration.

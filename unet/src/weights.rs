@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
-use tweedie_denoiser::{Params, Role};
+use tweedie_denoiser::{ParamTable, Params, Role};
 use tweedie_kernels::conv::Filter;
 
 use crate::init::{self, Fill, Init};
@@ -33,7 +33,7 @@ pub(crate) struct FilterSpec {
 /// Collects the parameters of the layers while a network is being built.
 #[derive(Debug, Default)]
 pub(crate) struct Builder {
-    pub params: Params,
+    pub params: ParamTable,
     pub filters: Vec<FilterSpec>,
     pub fills: Vec<Fill>,
 }
@@ -53,7 +53,12 @@ impl Builder {
 
     /// The finished parameters.
     pub fn finish(self) -> Weights {
-        Weights { params: self.params, fills: self.fills, specs: self.filters, packed: Mutex::new(Packed::default()) }
+        Weights {
+            params: self.params.into(),
+            fills: self.fills,
+            specs: self.filters,
+            packed: Mutex::new(Packed::default()),
+        }
     }
 }
 

@@ -417,7 +417,7 @@ impl Config {
     }
 
     /// The convolutions of the residual blocks, as if every input had the channels of a concatenation.
-    fn estimated_parameters(&self) -> f64 {
+    pub(crate) fn estimated_parameters(&self) -> f64 {
         let layers = (2 * self.layers_per_block + 3) as f64;
         let embedding = self.embedding() as f64;
         let blocks = self.channels.iter().map(|&c| layers * (27.0 * (c as f64).powi(2) + 2.0 * c as f64 * embedding));

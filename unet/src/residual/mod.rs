@@ -23,7 +23,7 @@ pub use config::{
 use std::sync::Arc;
 
 use ndarray::{Array4, ArrayView4};
-use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, Params};
+use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, ParamTable, Params};
 use tweedie_kernels::act::Act;
 
 use crate::UnetError;
@@ -150,6 +150,17 @@ impl Residual {
         let mut b = Builder::default();
         let layers = Layers::new(&mut b, &config);
         Ok(Self { config, layers, weights: b.finish(), pool: Pool::default() })
+    }
+
+    /// The parameters of a network, without their values.
+    ///
+    /// # Errors
+    /// As [`Residual::new`].
+    pub(crate) fn table(config: &Config) -> Result<ParamTable, UnetError> {
+        config.validate()?;
+        let mut b = Builder::default();
+        Layers::new(&mut b, config);
+        Ok(b.params)
     }
 
     /// The configuration.
