@@ -263,6 +263,9 @@ pub struct InspectArgs {
     /// Which weights, where a directory holds several: fp16, non_ema, ... [default: those without a variant]
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
+    /// Time the network itself, however large it is [default: up to 1 GB of weights in memory; estimate beyond]
+    #[arg(long)]
+    pub measure: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

@@ -75,9 +75,28 @@ pub struct LoadedOracle {
 /// # Errors
 /// If it is no model, or one that is damaged or not supported; the message names the file and the key.
 pub fn open(model: Option<&Path>, variant: Option<&str>) -> Result<Loaded> {
+    open_with(model, variant, Weights::Read)
+}
+
+/// As [`open`], but the weights of a network stay in their file, whatever its size: those in memory are all zero.
+///
+/// # Errors
+/// As [`open`], but for what is found in the weights.
+pub fn open_without_weights(model: Option<&Path>, variant: Option<&str>) -> Result<Loaded> {
+    open_with(model, variant, Weights::Left)
+}
+
+/// What becomes of the weights in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weights {
+    Read,
+    Left,
+}
+
+fn open_with(model: Option<&Path>, variant: Option<&str>, weights: Weights) -> Result<Loaded> {
     match model {
         Some(path) if is_oracle(path) => Ok(Loaded::Oracle(Box::new(open_oracle(path)?))),
-        _ => Ok(Loaded::Network(Box::new(open_network(model, variant)?))),
+        _ => Ok(Loaded::Network(Box::new(open_network_with(model, variant, weights)?))),
     }
 }
 
@@ -86,15 +105,19 @@ pub fn open(model: Option<&Path>, variant: Option<&str>) -> Result<Loaded> {
 /// # Errors
 /// As [`open`]; also for an oracle.
 pub fn open_network(model: Option<&Path>, variant: Option<&str>) -> Result<LoadedNetwork> {
+    open_network_with(model, variant, Weights::Read)
+}
+
+fn open_network_with(model: Option<&Path>, variant: Option<&str>, weights: Weights) -> Result<LoadedNetwork> {
     match model {
         None => {
             let dir = ModelDir::from_memory(BUNDLED, BUNDLED_CONFIG, Some(BUNDLED_SCHEDULER), BUNDLED_WEIGHTS)?;
-            from_dir(dir, BUNDLED.to_owned())
+            from_dir(dir, BUNDLED.to_owned(), weights)
         }
         Some(path) if is_oracle(path) => {
             bail!("{} is an oracle, which has no network; give a model directory", path.display())
         }
-        Some(path) => from_dir(ModelDir::open_variant(path, variant)?, path.display().to_string()),
+        Some(path) => from_dir(ModelDir::open_variant(path, variant)?, path.display().to_string(), weights),
     }
 }
 
@@ -103,7 +126,7 @@ fn is_oracle(path: &Path) -> bool {
     path.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("json")) && !path.is_dir()
 }
 
-fn from_dir(dir: ModelDir, name: String) -> Result<LoadedNetwork> {
+fn from_dir(dir: ModelDir, name: String, weights: Weights) -> Result<LoadedNetwork> {
     let config = || dir.config_path.display().to_string();
     // The weights are compared with the table before memory is taken for a network that a config may make up.
     let available = dir.weights.tensors().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
@@ -117,7 +140,9 @@ fn from_dir(dir: ModelDir, name: String) -> Result<LoadedNetwork> {
     types.dedup();
     let guidance = guidance(&dir.config).with_context(|| dir.config_path.display().to_string())?;
     let class_names = class_names(&dir.config).with_context(|| dir.config_path.display().to_string())?;
-    load_weights(&mut network, &dir.weights)?;
+    if weights == Weights::Read {
+        load_weights(&mut network, &dir.weights)?;
+    }
     Ok(LoadedNetwork {
         guidance,
         class_names,

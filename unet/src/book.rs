@@ -477,6 +477,10 @@ impl Book {
         MULTIPLE
     }
 
+    pub(crate) fn packed_floats(&self) -> usize {
+        self.weights.packed_floats()
+    }
+
     /// Layers, parameters and operations for an image of height `h` and width `w`.
     pub fn summary(&self, h: usize, w: usize) -> Summary {
         let mut s = Summary::default();

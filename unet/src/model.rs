@@ -150,6 +150,16 @@ impl Model {
         }
     }
 
+    /// Bytes of the weights in the form that forward passes read, which is made in the first of them: filters of 3x3 taps are
+    /// transformed and take four times the memory.
+    pub fn packed_bytes(&self) -> u64 {
+        let floats = match self {
+            Self::Book(network) => network.packed_floats(),
+            Self::Residual(network) => network.packed_floats(),
+        };
+        4 * floats as u64
+    }
+
     /// What the height and width of an image have to be multiples of.
     pub fn size_multiple(&self) -> usize {
         match self {

@@ -99,6 +99,11 @@ impl Weights {
         &mut self.params
     }
 
+    /// Floats of the packed weights that a forward pass reads.
+    pub fn packed_floats(&self) -> usize {
+        self.specs.iter().map(|s| Filter::forward_floats(s.kernel, s.stride, s.c_in, s.c_out)).sum()
+    }
+
     /// Draws the first values of every parameter.
     pub fn initialise(&mut self, init: Init, seed: u64) {
         self.packed.get_mut().unwrap_or_else(PoisonError::into_inner).fresh = Fresh::Stale;

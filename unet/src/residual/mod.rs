@@ -191,6 +191,10 @@ impl Residual {
         s
     }
 
+    pub(crate) fn packed_floats(&self) -> usize {
+        self.weights.packed_floats()
+    }
+
     /// What the sides of an image have to be multiples of.
     pub fn size_multiple(&self) -> usize {
         1 << (self.config.levels() - 1)
