@@ -55,13 +55,6 @@ impl Pool {
     pub fn zeros_like(&self, like: &Tensor) -> Tensor {
         self.zeros_of(like.shape())
     }
-
-    /// A copy.
-    pub fn copy_of(&self, x: &Tensor) -> Tensor {
-        let mut y = self.tensor(x.shape());
-        y.data.copy_from_slice(&x.data);
-        y
-    }
 }
 
 /// A slice of numbers that goes back to its pool when it is dropped.

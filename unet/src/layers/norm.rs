@@ -97,13 +97,13 @@ impl GroupNorm {
         d_scale_shift: Option<(&mut Tensor, &mut Tensor)>,
         grads: &mut [f32],
     ) {
-        let mut none = [Vec::new(), Vec::new()];
+        // The gradients of constants, which nobody wants.
+        let mut constants;
         let (dgamma, dbeta) = match &self.gain {
             Gain::Learned { gamma, beta } => pair(grads, gamma, beta),
             Gain::None { .. } => {
-                none = [vec![0.0; self.c], vec![0.0; self.c]];
-                let [dgamma, dbeta] = &mut none;
-                (&mut dgamma[..], &mut dbeta[..])
+                constants = vec![0.0; 2 * self.c];
+                constants.split_at_mut(self.c)
             }
         };
         let (d, affine) = (self.dims(x), self.affine(p, scale_shift));

@@ -127,12 +127,10 @@ impl Plan {
         let first = config.channels[0];
         let out_groups = config.norm_num_groups.unwrap_or_else(|| quarter(first));
         config.divides(first, out_groups, "the last normalisation")?;
-        let reflected =
-            |blocks: &[Block], last: usize| (0..config.levels()).any(|i| i != last && blocks[i] == Block::KDiffusion);
-        let last = config.levels() - 1;
-        // One pixel cannot be reflected at the edge, and the filters of the coarsest level reflect what it gives.
-        let least_side =
-            if reflected(&config.up_blocks, last) || reflected(&config.down_blocks, last) { 2 << last } else { 1 };
+        // The filters of KUpBlock2D reflect the image at its edge, which takes two pixels.
+        let reflected = config.up_blocks.iter().zip((1..config.levels()).rev());
+        let reflected = reflected.filter(|(block, _)| **block == Block::KDiffusion).map(|(_, level)| 2 << level);
+        let least_side = reflected.max().unwrap_or(1);
         Ok(Self { down, mid, up, unread: skips.len(), out_groups, least_side })
     }
 }
