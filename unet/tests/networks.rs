@@ -9,7 +9,7 @@ use ndarray_rand::rand::SeedableRng;
 use ndarray_rand::rand_distr::StandardNormal;
 use rand_chacha::ChaCha8Rng;
 use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, Role};
-use tweedie_unet::residual::{Block, Classes, Config, MidAttention, Null, TimeEmbedding, TimeScaleShift};
+use tweedie_unet::residual::{Block, Classes, Config, MidAttention, Null, Sampling, TimeEmbedding, TimeScaleShift};
 use tweedie_unet::{BookConfig, Init, Model};
 
 fn images(seed: u64, n: usize, c: usize, side: usize) -> Array4<f32> {
@@ -38,6 +38,29 @@ fn wide() -> Config {
     Config { channels: vec![16, 32], norm_num_groups: Some(8), attention_head_dim: Some(16), ..tiny() }
 }
 
+/// [`tiny`] with residual blocks that resample.
+fn resampling() -> Config {
+    Config {
+        down_blocks: vec![Block::Resnet, Block::Attention],
+        up_blocks: vec![Block::Attention, Block::Resnet],
+        upsampling: Sampling::Resnet,
+        ..tiny()
+    }
+}
+
+/// Blocks that resample by filters, on images of three channels.
+fn filtering(block: Block) -> Config {
+    Config {
+        in_channels: 3,
+        out_channels: 3,
+        channels: vec![32; 2],
+        down_blocks: vec![block; 2],
+        up_blocks: vec![block; 2],
+        dropout: 0.1,
+        ..tiny()
+    }
+}
+
 fn residual(config: Config) -> Model {
     let mut model = Model::residual(config).unwrap();
     model.initialise(Init::PyTorch, 7);
@@ -64,7 +87,12 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 /// (d/dh) loss(parameters + h u, x + h v) by central differences equals <gradients, (u, v)>.
 ///
 /// `h` is the step, `tolerance` relative.
-fn check_directional_derivative(mut model: Model, h: f32, tolerance: f64) {
+fn check_directional_derivative(model: Model, h: f32, tolerance: f64) {
+    check_derivative(model, h, tolerance, 1.0);
+}
+
+/// The images move by `moved` times their direction: with dropout, none may move, or other elements are dropped.
+fn check_derivative(mut model: Model, h: f32, tolerance: f64, moved_images: f32) {
     let (x, times, condition) = batch();
     let cotangent = images(2, 4, 2, 8);
     let mut grads = vec![0.0; model.params().len()];
@@ -77,7 +105,8 @@ fn check_directional_derivative(mut model: Model, h: f32, tolerance: f64) {
         let spread = (gradient.len() as f32).sqrt();
         gradient.iter().zip(flat(&noise)).map(|(g, z)| g / size + z / spread).collect()
     };
-    let (u, v) = (direction(&grads, 3), direction(flat(&dx), 4));
+    let (u, mut v) = (direction(&grads, 3), direction(flat(&dx), 4));
+    v.iter_mut().for_each(|v| *v *= moved_images);
     let trained: Vec<bool> = {
         let mut trained = vec![false; model.params().len()];
         for p in model.expected().iter().filter(|p| p.role == Role::Weight) {
@@ -135,6 +164,8 @@ fn gradients_are_derivatives() {
         1e-3,
         5e-4,
     );
+    check_derivative(residual(Config { dropout: 0.2, ..tiny() }), 1e-3, 5e-4, 0.0);
+    check_directional_derivative(residual(resampling()), 1e-3, 5e-4);
     // Within any step some maximum changes hands: the error falls only in proportion to the step.
     check_directional_derivative(book(), 1e-4, 1e-2);
 }
@@ -143,7 +174,8 @@ fn gradients_are_derivatives() {
 fn step(mut model: Model, threads: usize) -> Vec<u32> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
-        let (x, times, condition) = batch();
+        let (_, times, condition) = batch();
+        let x = images(1, 4, model.in_channels(), 8);
         let mut grads = vec![0.0; model.params().len()];
         let predicted = model.predict(x.view(), &times, &condition).unwrap();
         let dx =
@@ -155,7 +187,8 @@ fn step(mut model: Model, threads: usize) -> Vec<u32> {
 
 #[test]
 fn same_bits_for_any_number_of_threads() {
-    for model in [residual(tiny()), residual(wide()), book()] {
+    let filtered = [Block::KDiffusion, Block::AttentionSkip].map(|block| residual(filtering(block)));
+    for model in [residual(tiny()), residual(wide()), residual(resampling()), book()].into_iter().chain(filtered) {
         let one = step(model.clone(), 1);
         assert!(one.iter().all(|&bits| f32::from_bits(bits).is_finite()));
         for threads in [2, 4] {

@@ -120,8 +120,8 @@ impl Layer {
 #[derive(Clone, Debug)]
 enum Down {
     Conv(Downsample),
-    Resnet(Resnet),
-    Skip { resnet: Resnet, skip_conv: Conv },
+    Resnet(Box<Resnet>),
+    Skip { resnet: Box<Resnet>, skip_conv: Conv },
     Filter(Rescaling),
 }
 
@@ -141,9 +141,11 @@ impl DownLevel {
             DownSampler::Conv { c, pad_before } => {
                 Down::Conv(Downsample::new(b, &format!("{name}.downsamplers.0"), c, pad_before))
             }
-            DownSampler::Resnet(shape) => Down::Resnet(resnet(b, config, &format!("{name}.downsamplers.0"), shape)),
+            DownSampler::Resnet(shape) => {
+                Down::Resnet(Box::new(resnet(b, config, &format!("{name}.downsamplers.0"), shape)))
+            }
             DownSampler::Skip(shape) => Down::Skip {
-                resnet: resnet(b, config, &format!("{name}.resnet_down"), shape),
+                resnet: Box::new(resnet(b, config, &format!("{name}.resnet_down"), shape)),
                 skip_conv: Conv::same(b, &format!("{name}.skip_conv"), IMAGE_CHANNELS, shape.c_out, 1, Place::Inner),
             },
             DownSampler::Filter => Down::Filter(Rescaling::FirDown(Edge::Reflect)),
@@ -255,8 +257,8 @@ impl Mid {
 #[derive(Clone, Debug)]
 enum Up {
     Conv(Upsample),
-    Resnet(Resnet),
-    Skip { skip_norm: GroupNorm, skip_conv: Conv, resnet: Resnet },
+    Resnet(Box<Resnet>),
+    Skip { skip_norm: GroupNorm, skip_conv: Conv, resnet: Box<Resnet> },
     Filter(Rescaling),
 }
 
@@ -284,12 +286,12 @@ impl UpLevel {
         let layers = layers.collect();
         let sampler = plan.sampler.map(|sampler| match sampler {
             UpSampler::Conv { c } => Up::Conv(Upsample::new(b, &format!("{name}.upsamplers.0"), c)),
-            UpSampler::Resnet(shape) => Up::Resnet(resnet(b, config, &format!("{name}.upsamplers.0"), shape)),
+            UpSampler::Resnet(shape) => Up::Resnet(Box::new(resnet(b, config, &format!("{name}.upsamplers.0"), shape))),
             UpSampler::Skip { resnet: shape, groups } => {
                 let (key, c) = (|part: &str| format!("{name}.{part}"), shape.c_in);
                 let (eps, end) = (config.norm_eps as f32, Place::EndsResidual);
                 Up::Skip {
-                    resnet: resnet(b, config, &key("resnet_up"), shape),
+                    resnet: Box::new(resnet(b, config, &key("resnet_up"), shape)),
                     skip_conv: Conv::same(b, &key("skip_conv"), c, IMAGE_CHANNELS, 3, end),
                     skip_norm: GroupNorm::new(b, &key("skip_norm"), c, groups, eps, Act::Silu),
                 }
