@@ -103,34 +103,31 @@ impl Resnet {
         let ResnetCommon { embedding, eps, act, dropout } = common;
         let key = |part: &str| format!("{name}.{part}");
         let linear = |b: &mut Builder, part: &str, c: usize| Linear::new(b, &key(part), embedding, c, Place::Inner);
-        let (norm1, conv1, time_emb_proj, norm2);
-        match conditioning {
+        let norm1 = match conditioning {
+            Conditioning::Adaptive => ScaledNorm::bare(linear(b, "norm1.linear", 2 * c_in), c_in, groups[0], eps, act),
+            _ => ScaledNorm::learned(b, &key("norm1"), None, c_in, groups[0], eps, act),
+        };
+        let conv1 = Conv::same(b, &key("conv1"), c_in, c_out, 3, Place::Inner);
+        let mut time_emb_proj = None;
+        let norm2 = match conditioning {
+            Conditioning::Added => {
+                time_emb_proj = Some(linear(b, "time_emb_proj", c_out));
+                ScaledNorm::learned(b, &key("norm2"), None, c_out, groups[1], eps, act)
+            }
+            Conditioning::ScaleShift => {
+                let projection = linear(b, "time_emb_proj", 2 * c_out);
+                ScaledNorm::learned(b, &key("norm2"), Some(projection), c_out, groups[1], eps, act)
+            }
             Conditioning::Adaptive => {
-                let [before, after] = [("norm1.linear", 2 * c_in), ("norm2.linear", 2 * c_out)];
-                norm1 = ScaledNorm::bare(linear(b, before.0, before.1), c_in, groups[0], eps, act);
-                conv1 = Conv::same(b, &key("conv1"), c_in, c_out, 3, Place::Inner);
-                time_emb_proj = None;
-                norm2 = ScaledNorm::bare(linear(b, after.0, after.1), c_out, groups[1], eps, act);
+                ScaledNorm::bare(linear(b, "norm2.linear", 2 * c_out), c_out, groups[1], eps, act)
             }
-            Conditioning::Added | Conditioning::ScaleShift => {
-                norm1 = ScaledNorm::learned(b, &key("norm1"), None, c_in, groups[0], eps, act);
-                conv1 = Conv::same(b, &key("conv1"), c_in, c_out, 3, Place::Inner);
-                let scaled = conditioning == Conditioning::ScaleShift;
-                let projection = linear(b, "time_emb_proj", if scaled { 2 * c_out } else { c_out });
-                let (added, scaling) = if scaled { (None, Some(projection)) } else { (Some(projection), None) };
-                time_emb_proj = added;
-                norm2 = ScaledNorm::learned(b, &key("norm2"), scaling, c_out, groups[1], eps, act);
-            }
-        }
+        };
         let conv2 = Conv::same(b, &key("conv2"), c_out, c_out, 3, Place::EndsResidual);
         let conv_shortcut = match shape.shortcut {
-            Shortcut::Always => true,
-            Shortcut::IfNeeded | Shortcut::IfNeededUnbiased => c_in != c_out,
+            Shortcut::IfNeeded | Shortcut::IfNeededUnbiased if c_in == c_out => None,
+            Shortcut::IfNeededUnbiased => Some(Conv::unbiased(b, &key("conv_shortcut"), c_in, c_out, 1)),
+            _ => Some(Conv::same(b, &key("conv_shortcut"), c_in, c_out, 1, Place::Inner)),
         };
-        let conv_shortcut = conv_shortcut.then(|| match shape.shortcut {
-            Shortcut::IfNeededUnbiased => Conv::unbiased(b, &key("conv_shortcut"), c_in, c_out, 1),
-            _ => Conv::same(b, &key("conv_shortcut"), c_in, c_out, 1, Place::Inner),
-        });
         let salt = init::hash(name);
         Self { shape, dropout, salt, norm1, conv1, time_emb_proj, norm2, conv2, conv_shortcut }
     }
