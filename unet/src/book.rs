@@ -517,7 +517,7 @@ impl Network for Book {
     ) -> Result<Array4<f32>, DenoiserError> {
         let request = self.request("predicting with UNetCond", x, timesteps, condition)?;
         let filters = self.weights.for_predict();
-        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool };
+        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool, dropout: &[] };
         Ok(request.in_chunks(self.config.in_channels, self.config.base_channels, |part| {
             let x = request::from_array(&self.pool, part.x);
             self.layers.forward(&p, x, part.times, part.labels, None).0
@@ -553,7 +553,7 @@ impl NetworkGrad for Book {
         let request = self.request("training UNetCond", x, timesteps, condition)?;
         request.check_grads(grads, self.weights.params().len())?;
         let filters = self.weights.for_training();
-        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool };
+        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool, dropout: &[] };
         let mut updates = Vec::new();
         let x = request::from_array(&self.pool, request.x);
         let (y, trace) = self.layers.forward(&p, x, request.times, request.labels, Some(&mut updates));

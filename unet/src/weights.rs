@@ -18,6 +18,8 @@ pub(crate) struct Pass<'a> {
     pub filters: &'a [Filter],
     /// Where activations get their memory.
     pub pool: &'a Pool,
+    /// In training with dropout, a key for every sample; else empty.
+    pub dropout: &'a [u64],
 }
 
 /// Where one weight to be packed lies, and its shape.

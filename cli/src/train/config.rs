@@ -9,6 +9,7 @@ use tweedie_data::{Dataset, Range};
 use tweedie_denoiser::Network;
 use tweedie_schedule::{Prediction, TimestepMapping, Variance};
 use tweedie_train::{AdamW, LrDecay, NoiseConfig, RunLength, TrainConfig};
+use tweedie_unet::residual::TimeEmbedding;
 use tweedie_unet::{Init, Model};
 
 use crate::data::{ColourName, Size};
@@ -298,9 +299,10 @@ impl RunConfig {
             default("out_channels", json!(outputs));
             default("sample_size", if height == width { json!(height) } else { json!([height, width]) });
             if data.labels().is_some() && !self.network.contains_key("num_class_embeds") {
-                // One row more for the null condition, which only the dropping of labels trains.
+                // One row more for the null condition, which only the dropping of labels trains; without a table, there is none.
                 let classes = data.classes();
-                let null = self.train.label_dropout > 0.0;
+                let table = self.network.get("class_embed_type").is_none_or(Value::is_null);
+                let null = table && self.train.label_dropout > 0.0;
                 self.network.insert("num_class_embeds".to_owned(), json!(classes + usize::from(null)));
                 if null {
                     self.network.insert("_tweedie_null_class".to_owned(), json!(classes));
@@ -320,6 +322,7 @@ impl RunConfig {
             );
         }
         let mut model = Model::from_config(&self.network).context("the network cannot be built")?;
+        check_steps(&model, self.train.noise.train_steps)?;
         if learned && class == "UNetCond" {
             bail!(
                 "a network of the class UNetCond has no output for a variance; choose a fixed one with --variance, or the class \
@@ -433,6 +436,23 @@ impl RunConfig {
     /// What the network predicts.
     pub fn prediction(&self) -> Prediction {
         self.train.prediction
+    }
+}
+
+/// Whether the network's time embedding takes the steps 0 to `train_steps - 1`.
+fn check_steps(model: &Model, train_steps: usize) -> Result<()> {
+    let Model::Residual(network) = model else { return Ok(()) };
+    match network.config().time_embedding {
+        TimeEmbedding::Positional => Ok(()),
+        TimeEmbedding::Learned { steps } if steps >= train_steps => Ok(()),
+        TimeEmbedding::Learned { steps } => bail!(
+            "the network learns a vector for each of {steps} steps, and noise.train_steps is {train_steps}; set \
+             num_train_timesteps to it"
+        ),
+        TimeEmbedding::Fourier => bail!(
+            "a Fourier embedding takes the logarithm of the time, and the steps of a training begin with 0; choose \
+             time_embedding_type = \"positional\" or \"learned\""
+        ),
     }
 }
 
@@ -561,6 +581,15 @@ mod tests {
             change(&mut run);
             format!("{:#}", run.build(&data).unwrap_err())
         };
+        let message = build(|run| {
+            run.network.insert("time_embedding_type".to_owned(), json!("fourier"));
+        });
+        assert!(message.contains("logarithm") && message.contains("time_embedding_type"), "{message}");
+        let message = build(|run| {
+            run.network.insert("time_embedding_type".to_owned(), json!("learned"));
+            run.network.insert("num_train_timesteps".to_owned(), json!(999));
+        });
+        assert!(message.contains("999 steps") && message.contains("num_train_timesteps"), "{message}");
         let message = build(|run| run.train.range = Range::ZeroOne);
         assert!(message.contains("range = \"minus-one-one\""), "{message}");
         let message = build(|run| {
