@@ -36,6 +36,7 @@ import warnings
 from pathlib import Path
 
 import diffusers
+import scipy  # noqa: F401  (diffusers leaves out LMS and the beta sigmas without it)
 import torch
 from safetensors.torch import save_file
 
