@@ -57,6 +57,16 @@ pub enum SamplerError {
         /// What the model predicts.
         prediction: &'static str,
     },
+    /// A solver of the SDE in `eps` at a level without noise, where what it adds does not vanish, or without signal.
+    #[error(
+        "{solver}: estimates of the noise say nothing about the SDE at a level without noise or without signal; end at the \
+         lowest sigma of the schedule (\"final_sigmas_type\": \"sigma_min\") and start below zero SNR, or use the ++ form, which \
+         extrapolates x0"
+    )]
+    NoiseSdeEnds {
+        /// The solver.
+        solver: &'static str,
+    },
     /// The grid was made for another schedule.
     #[error(
         "sample: the step grid is for {grid} training steps, the schedule has {schedule}; make both from the same T"

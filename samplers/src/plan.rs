@@ -3,7 +3,8 @@
 use tweedie_schedule::{BetaSchedule, Prediction, Schedule, Spacing, StepGrid, Variance, prediction};
 
 use crate::{
-    Clip, Ddim, Ddpm, DpmForm, DpmPlusPlus, DpmPlusPlusSde, Euler, EulerAncestral, Heun, SamplerError, Solver,
+    Clip, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, Euler, EulerAncestral, Heun, SamplerError, Solver, UniPc,
+    UniPcOptions,
 };
 
 /// A solver and its own options.
@@ -30,31 +31,32 @@ pub enum SolverSpec {
     EulerAncestral,
     /// Heun's method.
     Heun,
-    /// DPM-Solver++ multistep.
-    DpmPlusPlus {
-        /// Its order and form.
-        form: DpmForm,
-    },
-    /// SDE-DPM-Solver++ 2M.
-    DpmPlusPlusSde,
+    /// The multistep DPM-Solvers.
+    Dpm(DpmOptions),
+    /// UniPC.
+    UniPc(UniPcOptions),
 }
 
 impl SolverSpec {
     /// The names that [`solver_by_name`] knows.
-    pub const NAMES: &'static str =
-        "ddpm, ddim, euler, euler-ancestral, heun, dpm++2m, dpm++3m, dpm++3m-exact, dpm++2m-sde";
+    pub const NAMES: &'static str = "ddpm, ddim, euler, euler-ancestral, heun, dpm++2m, dpm++3m, dpm++3m-exact, dpm++2m-sde, dpm++3m-sde, \
+         dpm2m, dpm3m, unipc";
 
     /// Every solver with its defaults, in the order of [`SolverSpec::NAMES`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::ddpm(),
         Self::ddim(),
         Self::Euler,
         Self::EulerAncestral,
         Self::Heun,
-        Self::DpmPlusPlus { form: DpmForm::Second },
-        Self::DpmPlusPlus { form: DpmForm::Third },
-        Self::DpmPlusPlus { form: DpmForm::ThirdExact },
-        Self::DpmPlusPlusSde,
+        Self::Dpm(DpmOptions::plus_plus(DpmForm::Second)),
+        Self::Dpm(DpmOptions::plus_plus(DpmForm::Third)),
+        Self::Dpm(DpmOptions::plus_plus(DpmForm::ThirdExact)),
+        Self::Dpm(DpmOptions::sde(DpmForm::Second)),
+        Self::Dpm(DpmOptions::sde(DpmForm::Third)),
+        Self::Dpm(DpmOptions::noise(DpmForm::Second)),
+        Self::Dpm(DpmOptions::noise(DpmForm::Third)),
+        Self::UniPc(UniPcOptions::new(2)),
     ];
 
     /// Ancestral sampling with diffusers' defaults: the small variance.
@@ -75,19 +77,17 @@ impl SolverSpec {
             Self::Euler => "euler",
             Self::EulerAncestral => "euler-ancestral",
             Self::Heun => "heun",
-            Self::DpmPlusPlus { form: DpmForm::Second } => "dpm++2m",
-            Self::DpmPlusPlus { form: DpmForm::Third } => "dpm++3m",
-            Self::DpmPlusPlus { form: DpmForm::ThirdExact } => "dpm++3m-exact",
-            Self::DpmPlusPlusSde => "dpm++2m-sde",
+            Self::Dpm(options) => options.name(),
+            Self::UniPc(_) => "unipc",
         }
     }
 
     /// What the solver makes of a scheduler's clip, as the diffusers class of its name does: DDPM, DDIM and Heun apply any,
-    /// DPM-Solver++ only dynamic thresholding, Euler and its ancestral form none.
+    /// DPM-Solver and UniPC only dynamic thresholding, Euler and its ancestral form none.
     pub fn clip(&self, wanted: Clip) -> Clip {
         match (self, wanted) {
             (Self::Euler | Self::EulerAncestral, _) => Clip::None,
-            (Self::DpmPlusPlus { .. } | Self::DpmPlusPlusSde, Clip::Range(_)) => Clip::None,
+            (Self::Dpm(_) | Self::UniPc(_), Clip::Range(_)) => Clip::None,
             _ => wanted,
         }
     }
@@ -120,8 +120,8 @@ impl SolverSpec {
             Self::Euler => Ok(Box::new(Euler { clip })),
             Self::EulerAncestral => Ok(Box::new(EulerAncestral { clip })),
             Self::Heun => Ok(Box::new(Heun { clip })),
-            Self::DpmPlusPlus { form } => Ok(Box::new(DpmPlusPlus::new(form, clip))),
-            Self::DpmPlusPlusSde => Ok(Box::new(DpmPlusPlusSde::new(clip))),
+            Self::Dpm(options) => Ok(Box::new(DpmMultistep::new(options, clip))),
+            Self::UniPc(options) => Ok(Box::new(UniPc::new(options, clip)?)),
         }
     }
 }
