@@ -18,6 +18,7 @@ mod history;
 mod plan;
 mod run;
 mod solver;
+mod spec;
 
 pub use clip::Clip;
 pub use ddim::{Ddim, ddim_encode};
@@ -27,6 +28,7 @@ pub use dpm_sde::DpmPlusPlusSde;
 pub use error::SamplerError;
 pub use euler::{Euler, EulerAncestral};
 pub use heun::Heun;
-pub use plan::{Plan, SchedulerSpec, SolverSpec, VarianceType, solver_by_name};
+pub use plan::{Compat, EdmProcess, Plan, Process, SchedulerSpec, TimeKind};
 pub use run::{StepInfo, sample};
 pub use solver::{Advance, Move, Solver};
+pub use spec::{SolverSpec, VarianceType, solver_by_name};

@@ -13,7 +13,9 @@ use common::{
 };
 use ndarray::{Array4, Axis};
 use tweedie_denoiser::{DenoiserError, MixtureOracle, Noise, Purpose};
-use tweedie_samplers::{Clip, Ddim, Ddpm, DpmForm, DpmPlusPlus, DpmPlusPlusSde, EulerAncestral, Solver, SolverSpec};
+use tweedie_samplers::{
+    Clip, Compat, Ddim, Ddpm, DpmForm, DpmPlusPlus, DpmPlusPlusSde, EulerAncestral, Solver, SolverSpec,
+};
 use tweedie_schedule::{NoiseLevel, Schedule, Variance};
 
 /// The noises `sigma / alpha` that the ODE is followed between.
@@ -69,7 +71,7 @@ fn orders_on_a_mixture() {
     let coarse = flow(&oracle, &start, schedule.level(2049), schedule.level(1), 400);
     assert!(largest_difference(&exact, &coarse) < 2e-7, "{:e}", largest_difference(&exact, &coarse));
     for (spec, order) in ORDERS {
-        let mut solver = spec.build(Clip::None).unwrap();
+        let mut solver = spec.build(Clip::None, Compat::Published).unwrap();
         let errors = errors(&mut *solver, &oracle, &schedule, (&start, &exact), &[64, 128, 256, 512]);
         let found = slope(&errors);
         assert!((found - order).abs() < 0.12, "{}: order {found} from {errors:?}", spec.name());
@@ -97,7 +99,7 @@ fn orders_on_a_gaussian() {
         }
     }
     for (spec, order) in ORDERS {
-        let mut solver = spec.build(Clip::None).unwrap();
+        let mut solver = spec.build(Clip::None, Compat::Published).unwrap();
         let errors = errors(&mut *solver, &oracle, &schedule, (&start, &exact), &[64, 128, 256, 512]);
         let found = slope(&errors);
         assert!(found > order - 0.12, "{}: order {found} from {errors:?}", spec.name());
