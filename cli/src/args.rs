@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use tweedie_samplers::{SolverSpec, solver_by_name};
-use tweedie_schedule::{BetaSchedule, Prediction, Spacing};
+use tweedie_schedule::{BetaSchedule, Prediction, SigmaRule, Spacing};
 
 use crate::bench::BenchArgs;
 use crate::console;
@@ -192,6 +192,12 @@ pub struct SampleArgs {
     /// Which steps of the process are visited [default: that of the model; trailing where it has none]
     #[arg(long, value_name = "NAME", value_parser = names(Spacing::NAMES))]
     pub spacing: Option<String>,
+    /// Noise levels between the first and the last, for euler, heun and their like [default: those of the model]
+    #[arg(long, value_name = "RULE", value_parser = names(SigmaRule::NAMES))]
+    pub sigmas: Option<String>,
+    /// Follow diffusers where it deviates from the published methods
+    #[arg(long)]
+    pub compat: bool,
     /// Noise added by ddim in each step: 0 is deterministic, 1 as much as ddpm [default: 0]
     #[arg(long, value_name = "E", value_parser = closed_unit)]
     pub eta: Option<f64>,

@@ -27,7 +27,7 @@ const SECONDS: f64 = 3.0;
 pub fn run(args: &InspectArgs) -> Result<()> {
     let model = model::open(args.model.as_deref())?;
     let process = ProcessArgs::default();
-    let options = Overrides { sampler: None, spacing: None, prediction: None, eta: None, process: &process };
+    let options = Overrides::none(&process);
     // A model whose own sampler does not exist here can be looked into all the same.
     let scheduler = plan::scheduler(&model, &options);
     match model {

@@ -35,7 +35,29 @@ pub enum ConsistencyForm {
     Latent {
         /// The factor of the step's number (`timestep_scaling`).
         scaling: f64,
+        /// The number of steps that the model was distilled on, of which a run visits some (`original_inference_steps`).
+        original_steps: usize,
     },
+}
+
+impl ConsistencyForm {
+    /// A consistency model with diffusers' defaults.
+    pub const fn plain() -> Self {
+        Self::Plain { sigma_min: 0.002, noise: 1.0 }
+    }
+
+    /// A latent consistency model with diffusers' defaults.
+    pub const fn latent() -> Self {
+        Self::Latent { scaling: 10.0, original_steps: 50 }
+    }
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain { .. } => "consistency",
+            Self::Latent { .. } => "lcm",
+        }
+    }
 }
 
 /// Consistency sampling: one call a move, and a draw of noise in each but the last.
@@ -51,10 +73,7 @@ pub struct Consistency {
 
 impl Solver for Consistency {
     fn name(&self) -> &'static str {
-        match self.form {
-            ConsistencyForm::Plain { .. } => "consistency",
-            ConsistencyForm::Latent { .. } => "lcm",
-        }
+        self.form.name()
     }
 
     fn step(&mut self, x: ArrayView4<'_, f64>, on: &mut Move<'_>) -> Result<Advance, SamplerError> {
@@ -66,8 +85,8 @@ impl Solver for Consistency {
                 let s = to.edm_sigma().max(sigma_min);
                 (x0.clone(), to.alpha() * noise * ((s - sigma_min) * (s + sigma_min)).sqrt())
             }
-            ConsistencyForm::Latent { scaling } => {
-                let of = Preconditioning::edm((on.step() as f64 - 1.0) * scaling, SIGMA_DATA)?;
+            ConsistencyForm::Latent { scaling, .. } => {
+                let of = Preconditioning::edm((on.step() - 1.0) * scaling, SIGMA_DATA)?;
                 let data = Zip::from(x).and(&x0).map_collect(|&x, &x0| of.c_skip * x + of.c_out / SIGMA_DATA * x0);
                 (data, to.sigma())
             }

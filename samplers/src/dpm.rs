@@ -49,6 +49,16 @@ pub enum DpmForm {
 }
 
 impl DpmForm {
+    /// The form of as many estimates with the exact integral.
+    pub(crate) fn exact(self) -> Self {
+        if self.estimates() == 3 { Self::ThirdExact } else { self }
+    }
+
+    /// The form that diffusers has for it.
+    pub(crate) fn of_diffusers(self) -> Self {
+        if self == Self::Third { Self::ThirdDiffusers } else { self }
+    }
+
     /// How many estimates the formula uses.
     pub(crate) fn estimates(self) -> usize {
         match self {

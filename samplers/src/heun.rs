@@ -19,7 +19,7 @@
 use ndarray::{ArrayView4, Zip};
 use tweedie_schedule::{Prediction, prediction};
 
-use crate::{Advance, Clip, Euler, Move, SamplerError, Solver};
+use crate::{Advance, Clip, Compat, Euler, Move, SamplerError, Solver};
 
 /// The largest factor of the slopes, `alpha' s - sigma'`, in a step of two calls.
 const LARGEST_FACTOR: f64 = 20.0;
@@ -33,6 +33,8 @@ const LARGEST_FACTOR: f64 = 20.0;
 pub struct Heun {
     /// Post-processing of the estimates of `x_0`; the slopes are those of what it returns.
     pub clip: Clip,
+    /// Whether long steps from hardly any signal are of two calls, too, as in diffusers.
+    pub compat: Compat,
 }
 
 impl Solver for Heun {
@@ -45,7 +47,7 @@ impl Solver for Heun {
         let euler = Euler { clip: self.clip }.step(x, on)?;
         let of_x = to.alpha() / from.alpha();
         let of_slope = to.sigma() - of_x * from.sigma();
-        if to.sigma() == 0.0 || of_slope < -LARGEST_FACTOR {
+        if to.sigma() == 0.0 || (of_slope < -LARGEST_FACTOR && self.compat == Compat::Published) {
             return Ok(euler);
         }
         let mut x0 = on.denoise(euler.x.view(), to)?;

@@ -20,6 +20,7 @@ mod plan;
 mod pndm;
 mod run;
 mod solver;
+mod spec;
 mod unipc;
 
 pub use clip::Clip;
@@ -32,8 +33,9 @@ pub use euler::{Euler, EulerAncestral};
 pub use exponential::{Integrand, Path};
 pub use heun::Heun;
 pub use history::Lowering;
-pub use plan::{Plan, SchedulerSpec, SolverSpec, VarianceType, solver_by_name};
+pub use plan::{Compat, ConsistencyProcess, EdmProcess, Plan, Process, SchedulerSpec, TimeKind};
 pub use pndm::{Pndm, PndmLevels, PndmStart};
 pub use run::{StepInfo, sample};
 pub use solver::{Advance, Move, Solver};
+pub use spec::{SolverSpec, VarianceType, solver_by_name};
 pub use unipc::{MoveSet, UniPc, UniPcB, UniPcOptions};

@@ -34,14 +34,14 @@ pub enum PndmStart {
     RungeKutta,
 }
 
-/// The levels that the first moves of a run visit beside its grid.
+/// The levels beside those of its grid at which a run asks the network in its first moves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PndmLevels {
     /// Half way in each move of Runge and Kutta's method: the level that the first slope leads to, and that at which the
     /// network is then asked. They are the same but in diffusers, which rounds them apart where `T / K` is odd.
     pub middles: Vec<(NoiseLevel, NoiseLevel)>,
-    /// The level at which the network is asked at the end of the first move, if not that of the move's end: diffusers' moves
-    /// may miss the steps of its list.
+    /// The level at which the network is asked at the end of the first move of PLMS, if not that of the move's end:
+    /// diffusers' moves may miss the steps of its list.
     pub second: Option<NoiseLevel>,
 }
 
@@ -50,18 +50,36 @@ pub struct PndmLevels {
 /// Verified by `pndm_by_hand`. Verified by `orders_on_a_mixture`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pndm {
+    start: PndmStart,
     averaged: Prediction,
     levels: PndmLevels,
     estimates: VecDeque<Array4<f64>>,
 }
 
 impl Pndm {
-    /// The solver that makes its first moves over `levels`: by Runge and Kutta where there are middles.
+    /// How many moves Runge and Kutta's method makes at the start.
+    pub(crate) const RUNGE_KUTTA_MOVES: usize = 3;
+
+    /// The solver, for which half way means half of the log-SNR.
     ///
     /// `averaged` is the form in which estimates of several moves are averaged, `eps` in the paper. Diffusers averages what the
     /// network predicts; an average of `v`, read at the start of the move, leaves a method of first order.
-    pub fn new(averaged: Prediction, levels: PndmLevels) -> Self {
-        Self { averaged, levels, estimates: VecDeque::new() }
+    pub fn new(start: PndmStart, averaged: Prediction) -> Self {
+        Self { start, averaged, levels: PndmLevels::default(), estimates: VecDeque::new() }
+    }
+
+    /// The solver with levels of a table.
+    pub fn with_levels(self, levels: PndmLevels) -> Self {
+        Self { levels, ..self }
+    }
+
+    /// The levels half way in a move.
+    fn middle(&self, on: &Move<'_>) -> Result<(NoiseLevel, NoiseLevel), SamplerError> {
+        if let Some(&middle) = self.levels.middles.get(on.position()) {
+            return Ok(middle);
+        }
+        let level = NoiseLevel::from_log_snr(0.5 * (on.from().log_snr() + on.to().log_snr()))?;
+        Ok((level, level))
     }
 
     /// The estimate of `x_0` and the form that is averaged, of a state at a level.
@@ -108,7 +126,10 @@ impl Pndm {
 
 impl Solver for Pndm {
     fn name(&self) -> &'static str {
-        if self.levels.middles.is_empty() { "plms" } else { "pndm" }
+        match self.start {
+            PndmStart::Multistep => "plms",
+            PndmStart::RungeKutta => "pndm",
+        }
     }
 
     fn begin(&mut self) {
@@ -125,14 +146,15 @@ impl Solver for Pndm {
             // The state is eps, and a slope says nothing about the data.
             return Ok(Advance { x: Step::without_signal(x, &x0, to), x0 });
         }
-        let slope = match self.levels.middles.get(on.position()) {
-            Some(&(led, asked)) if !on.is_last() => {
+        let slope = match self.start {
+            PndmStart::RungeKutta if on.position() < Self::RUNGE_KUTTA_MOVES && !on.is_last() => {
+                let (led, asked) = self.middle(on)?;
                 let (_, a) = self.ask(self.along(x, now, on, led)?.view(), asked, on)?;
                 let (_, b) = self.ask(self.along(x, &a, on, asked)?.view(), asked, on)?;
                 let (_, c) = self.ask(self.along(x, &b, on, to)?.view(), to, on)?;
                 (now + &(a * 2.0) + &(b * 2.0) + &c) / 6.0
             }
-            None if on.position() == 0 && !on.is_last() => {
+            PndmStart::Multistep if on.position() == 0 && !on.is_last() => {
                 let end = self.along(x, now, on, to)?;
                 let (_, then) = self.ask(end.view(), self.levels.second.unwrap_or(to), on)?;
                 (now + &then) / 2.0

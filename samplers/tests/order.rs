@@ -14,7 +14,7 @@ use common::{
 use ndarray::{Array4, Axis};
 use tweedie_denoiser::{DenoiserError, MixtureOracle, Noise, Purpose};
 use tweedie_samplers::{
-    Clip, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, DpmSlope, EulerAncestral, Solver, SolverSpec, UniPcB,
+    Clip, Compat, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, DpmSlope, EulerAncestral, Solver, SolverSpec, UniPcB,
     UniPcOptions,
 };
 use tweedie_schedule::{NoiseLevel, Schedule, Variance};
@@ -80,7 +80,7 @@ fn orders_on_a_mixture() {
     let coarse = flow(&oracle, &start, schedule.level(2049), schedule.level(1), 400);
     assert!(largest_difference(&exact, &coarse) < 2e-7, "{:e}", largest_difference(&exact, &coarse));
     for (spec, order) in ORDERS {
-        let mut solver = spec.build(Clip::None).unwrap();
+        let mut solver = spec.build(Clip::None, Compat::Published).unwrap();
         let errors = errors(&mut *solver, &oracle, &schedule, (&start, &exact), &[64, 128, 256, 512]);
         let found = slope(&errors);
         assert!((found - order).abs() < 0.12, "{}: order {found} from {errors:?}", spec.name());
@@ -108,7 +108,7 @@ fn orders_on_a_gaussian() {
         }
     }
     for (spec, order) in ORDERS {
-        let mut solver = spec.build(Clip::None).unwrap();
+        let mut solver = spec.build(Clip::None, Compat::Published).unwrap();
         let errors = errors(&mut *solver, &oracle, &schedule, (&start, &exact), &[64, 128, 256, 512]);
         let found = slope(&errors);
         assert!(found > order - 0.12, "{}: order {found} from {errors:?}", spec.name());

@@ -9,9 +9,10 @@ use common::{From, Silence, largest_difference, plane, run, uniform_grid, unifor
 use ndarray::{Array4, ArrayView4, Axis, Slice, stack};
 use tweedie_denoiser::{Denoiser, DenoiserError, MixtureOracle, Noise, Purpose, SeededNoise, ShiftedNoise};
 use tweedie_samplers::{
-    Clip, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, Euler, EulerAncestral, Heun, Solver, SolverSpec, sample,
+    Clip, Compat, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, Euler, EulerAncestral, Heun, Solver, SolverSpec,
+    sample,
 };
-use tweedie_schedule::{BetaSchedule, NoiseLevel, Schedule, Spacing, StepGrid, Variance};
+use tweedie_schedule::{BetaSchedule, LevelGrid, NoiseLevel, Schedule, Spacing, StepGrid, Variance};
 
 const SHAPE: [usize; 4] = [3, 2, 1, 1];
 
@@ -77,7 +78,8 @@ fn states(
     noise: &dyn Noise,
 ) -> Vec<Array4<f64>> {
     let mut states = Vec::new();
-    sample(denoiser, grid, schedule, solver, noise, SHAPE, &mut |info| {
+    let grid = LevelGrid::of_steps(grid, schedule).unwrap();
+    sample(denoiser, &grid, solver, noise, SHAPE, &mut |info| {
         states.push(info.x.to_owned());
         ControlFlow::Continue(())
     })
@@ -336,7 +338,7 @@ fn calls_of_the_network() {
     let grid = StepGrid::new(1000, 17, Spacing::Trailing, 0).unwrap();
     for spec in SolverSpec::ALL {
         let counting = Counting { inner: &oracle, calls: Cell::new(0) };
-        let mut solver = spec.build(Clip::None).unwrap();
+        let mut solver = spec.build(Clip::None, Compat::Published).unwrap();
         let stochastic = STOCHASTIC.contains(&spec.name());
         let seeded = SeededNoise::new(1);
         let silent = From { start: normal(&seeded, Purpose::Initial), steps: Silence };
@@ -355,7 +357,7 @@ fn runs_do_not_depend_on_each_other() {
     let grid = StepGrid::new(200, 20, Spacing::Linspace, 0).unwrap();
     let noise = SeededNoise::new(9);
     for spec in SolverSpec::ALL {
-        let mut solver = spec.build(Clip::Dynamic { ratio: 0.9, max: 1.5 }).unwrap();
+        let mut solver = spec.build(Clip::Dynamic { ratio: 0.9, max: 1.5 }, Compat::Published).unwrap();
         let all = run(&oracle, &grid, &schedule, &mut *solver, &noise, [4, 2, 1, 1]);
         for first in [0, 3] {
             let one = run(&oracle, &grid, &schedule, &mut *solver, &ShiftedNoise::new(noise, first), [1, 2, 1, 1]);
@@ -375,7 +377,7 @@ fn samplers_start_without_signal() {
     let first = |solver: &mut dyn Solver| states(&oracle, &case, solver, &noise).swap_remove(0);
     let (ode, sde) = (first(&mut Ddim::default()), first(&mut Ddpm::default()));
     for spec in SolverSpec::ALL {
-        let found = states(&oracle, &case, &mut *spec.build(Clip::None).unwrap(), &noise);
+        let found = states(&oracle, &case, &mut *spec.build(Clip::None, Compat::Published).unwrap(), &noise);
         let expected = if STOCHASTIC.contains(&spec.name()) { &sde } else { &ode };
         assert!(largest_difference(&found[0], expected) < 1e-12, "{}", spec.name());
         // The result is a plausible point of the mixture.
@@ -397,7 +399,7 @@ fn clips_reach_the_solvers() {
     let to_one = &start * (s.sigma() / t.sigma()) + (s.alpha() - t.alpha() * s.sigma() / t.sigma());
     let solvers: [Box<dyn Solver>; 5] = [
         Box::new(Euler { clip }),
-        Box::new(Heun { clip }),
+        Box::new(Heun { clip, compat: Compat::Published }),
         Box::new(DpmMultistep::new(DpmOptions::plus_plus(DpmForm::Second), clip)),
         Box::new(DpmMultistep::new(DpmOptions::plus_plus(DpmForm::Third), clip)),
         Box::new(DpmMultistep::new(DpmOptions::plus_plus(DpmForm::ThirdExact), clip)),

@@ -7,8 +7,8 @@ use ndarray::{Array4, ArrayView4};
 use serde_json::{Value, json};
 use tweedie_checkpoint::ModelKind;
 use tweedie_denoiser::{Denoiser, DenoiserError, Estimate, MixtureOracle, Noise, Purpose};
-use tweedie_samplers::{Clip, Plan, SamplerError, SchedulerSpec, SolverSpec};
-use tweedie_schedule::{BetaSchedule, NoiseLevel, Prediction, ScheduleError, Spacing};
+use tweedie_samplers::{Clip, Compat, Plan, SamplerError, SchedulerSpec, SolverSpec};
+use tweedie_schedule::{BetaSchedule, GridEnd, NoiseLevel, Prediction, ScheduleError, SigmaRule, Spacing};
 
 use crate::args::{self, ProcessArgs, SampleArgs};
 use crate::console::usage;
@@ -44,8 +44,27 @@ pub struct Overrides<'a> {
     pub prediction: Option<&'a str>,
     /// `--eta`.
     pub eta: Option<f64>,
+    /// `--sigmas`.
+    pub sigmas: Option<&'a str>,
+    /// `--compat`.
+    pub compat: Compat,
     /// `--schedule` and its companions.
     pub process: &'a ProcessArgs,
+}
+
+impl<'a> Overrides<'a> {
+    /// Nothing but the process of a model that does not describe its own.
+    pub fn none(process: &'a ProcessArgs) -> Self {
+        Self {
+            sampler: None,
+            spacing: None,
+            prediction: None,
+            eta: None,
+            sigmas: None,
+            compat: Compat::Published,
+            process,
+        }
+    }
 }
 
 impl<'a> From<&'a SampleArgs> for Overrides<'a> {
@@ -55,6 +74,8 @@ impl<'a> From<&'a SampleArgs> for Overrides<'a> {
             spacing: args.spacing.as_deref(),
             prediction: args.prediction.as_deref(),
             eta: args.eta,
+            sigmas: args.sigmas.as_deref(),
+            compat: if args.compat { Compat::Diffusers } else { Compat::Published },
             process: &args.process,
         }
     }
@@ -76,6 +97,10 @@ pub fn scheduler(model: &Loaded, options: &Overrides<'_>) -> Result<SchedulerSpe
     if let Some(name) = options.prediction {
         spec.prediction = Prediction::from_name(name).or_else(|e| Prediction::from_config_name(name).map_err(|_| e))?;
     }
+    if let Some(name) = options.sigmas {
+        spec.sigmas = SigmaRule::from_name(name)?;
+    }
+    spec.compat = options.compat;
     if let Some(eta) = options.eta {
         match &mut spec.solver {
             SolverSpec::Ddim { eta: own, .. } => *own = eta,
@@ -343,12 +368,10 @@ pub fn draws(model: &Loaded, spec: &SchedulerSpec, steps: usize) -> Result<usize
     let mut plan = spec.plan(steps).map_err(|e| refused(model, steps, e))?;
     let trial = Trial { oracle: MixtureOracle::gaussian([1, 1, 1], 0.0, 1.0)?, learned: learns_variance(model) };
     let counter = Counter::default();
-    let Plan { grid, schedule, solver, .. } = &mut plan;
+    let Plan { grid, solver, .. } = &mut plan;
     let shape = [1, 1, 1, 1];
-    tweedie_samplers::sample(&trial, grid, schedule, solver.as_mut(), &counter, shape, &mut |_| {
-        ControlFlow::Continue(())
-    })
-    .context("the sampler cannot run with these options")?;
+    tweedie_samplers::sample(&trial, grid, solver.as_mut(), &counter, shape, &mut |_| ControlFlow::Continue(()))
+        .context("the sampler cannot run with these options")?;
     Ok(counter.0.get())
 }
 
@@ -389,8 +412,9 @@ pub fn parameters(
 ) -> Value {
     let (mut eta, mut to_one, mut clipped, mut variance) = (None, None, None, None);
     match spec.solver {
-        SolverSpec::Ddim { eta: own, use_clipped_model_output, set_alpha_to_one } => {
-            (eta, to_one, clipped) = (Some(own), Some(set_alpha_to_one), Some(use_clipped_model_output));
+        SolverSpec::Ddim { eta: own, use_clipped_model_output } => {
+            (eta, to_one) = (Some(own), Some(spec.end == GridEnd::Clean));
+            clipped = Some(use_clipped_model_output);
         }
         SolverSpec::Ddpm { variance: own } => variance = Some(own.config_name()),
         _ => {}
@@ -431,6 +455,8 @@ pub fn parameters(
         "sampler": spec.solver.name(),
         "steps": steps,
         "spacing": spec.spacing.name(),
+        "sigmas": spec.sigmas.name(),
+        "compat": spec.compat == Compat::Diffusers,
         "eta": eta,
         "guidance": guidance,
         "prediction": spec.prediction.name(),

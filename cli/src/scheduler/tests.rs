@@ -25,7 +25,7 @@ fn every_key_counts() {
         "rescale_betas_zero_snr": true
     });
     let mut expected = SchedulerSpec {
-        solver: SolverSpec::Ddim { eta: 0.0, use_clipped_model_output: false, set_alpha_to_one: false },
+        solver: SolverSpec::Ddim { eta: 0.0, use_clipped_model_output: false },
         train_steps: 50,
         betas: BetaSchedule::ScaledLinear { start: 0.00085, end: 0.012 },
         rescale_zero_snr: true,
@@ -33,6 +33,8 @@ fn every_key_counts() {
         spacing: Spacing::Trailing,
         steps_offset: 1,
         clip: Clip::Range(2.0),
+        end: GridEnd::FirstStep,
+        ..SchedulerSpec::default()
     };
     assert_eq!(read(config.clone(), None), Ok(expected.clone()));
     let mut dynamic = config.clone();
@@ -41,7 +43,7 @@ fn every_key_counts() {
     assert_eq!(read(dynamic, None), Ok(expected.clone()));
     // Another sampler drops what is DDIM's own, and nothing else.
     expected.clip = Clip::Range(2.0);
-    expected.solver = SolverSpec::ddpm();
+    (expected.solver, expected.end) = (SolverSpec::ddpm(), GridEnd::Clean);
     assert_eq!(read(config, Some(SolverSpec::ddpm())), Ok(expected));
 }
 
@@ -67,7 +69,7 @@ fn files_of_other_samplers_serve_a_wanted_one() {
     assert!(refused.contains("PNDMScheduler") && refused.contains("--sampler (ddpm, ddim, euler,"), "{refused}");
     let spec = read(pndm, Some(SolverSpec::ddim())).unwrap();
     assert_eq!((spec.steps_offset, spec.clip), (1, Clip::None));
-    assert!(matches!(spec.solver, SolverSpec::Ddim { set_alpha_to_one: false, .. }));
+    assert_eq!((spec.solver, spec.end), (SolverSpec::ddim(), GridEnd::FirstStep));
     // Its class would take the linspace spacing, where DDIM's takes the leading one; and a spacing that is given stays.
     let spacing = |file, wanted| read(file, Some(wanted)).map(|spec| spec.spacing);
     let bare = serde_json::json!({"_class_name": "DDIMScheduler"});

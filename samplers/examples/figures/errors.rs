@@ -5,7 +5,7 @@ use std::error::Error;
 use ndarray::Array4;
 use plotters::prelude::*;
 use tweedie_denoiser::MixtureOracle;
-use tweedie_samplers::{Clip, DpmForm, DpmMultistep, DpmOptions, Solver, SolverSpec};
+use tweedie_samplers::{Clip, Compat, DpmForm, DpmMultistep, DpmOptions, Solver, SolverSpec};
 use tweedie_schedule::Schedule;
 
 use crate::common::{From, Silence, coupled, draws, flow, median_distance, plane, run, uniform_grid, uniform_schedule};
@@ -75,7 +75,7 @@ fn lines() -> Result<Vec<Line>, Box<dyn Error>> {
     ];
     let mut lines = Vec::new();
     for (label, spec, colour, stochastic, calls) in samplers {
-        let mut solver = spec.build(Clip::None)?;
+        let mut solver = spec.build(Clip::None, Compat::Published)?;
         let point = |&moves: &usize| (calls * moves as f64, problem.error(&mut *solver, stochastic, moves));
         lines.push(Line { label, colour, stochastic, points: MOVES.iter().map(point).collect() });
     }
