@@ -28,6 +28,20 @@ pub enum SamplerError {
         /// The value that was given.
         found: f64,
     },
+    /// A number of steps outside its range.
+    #[error("{operation}: {what} should be from {lowest} to {highest}, found {found}")]
+    Count {
+        /// The operation that was called.
+        operation: &'static str,
+        /// What is counted.
+        what: &'static str,
+        /// The least number.
+        lowest: usize,
+        /// The greatest number.
+        highest: usize,
+        /// The number that was given.
+        found: usize,
+    },
     /// A variance that is the raw output of the model.
     #[error(
         "the scheduler's variance_type \"{found}\", the model's raw output as a variance, is not supported, since it may be \
@@ -56,6 +70,16 @@ pub enum SamplerError {
         t: usize,
         /// What the model predicts.
         prediction: &'static str,
+    },
+    /// A solver of the SDE in `eps` at a level without noise, where what it adds does not vanish, or without signal.
+    #[error(
+        "{solver}: estimates of the noise say nothing about the SDE at a level without noise or without signal; end at the \
+         lowest sigma of the schedule (\"final_sigmas_type\": \"sigma_min\") and start below zero SNR, or use the ++ form, which \
+         extrapolates x0"
+    )]
+    NoiseSdeEnds {
+        /// The solver.
+        solver: &'static str,
     },
     /// Sigmas by a rule, for a sampler that visits whole steps, or the steps of a table where there is none.
     #[error(

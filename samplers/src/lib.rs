@@ -7,28 +7,35 @@
 #![forbid(unsafe_code)]
 
 mod clip;
+mod consistency;
 mod ddim;
 mod ddpm;
 mod dpm;
-mod dpm_sde;
 mod error;
 mod euler;
+mod exponential;
 mod heun;
 mod history;
 mod plan;
+mod pndm;
 mod run;
 mod solver;
 mod spec;
+mod unipc;
 
 pub use clip::Clip;
+pub use consistency::{Consistency, ConsistencyForm};
 pub use ddim::{Ddim, ddim_encode};
 pub use ddpm::Ddpm;
-pub use dpm::{DpmForm, DpmPlusPlus};
-pub use dpm_sde::DpmPlusPlusSde;
+pub use dpm::{DpmForm, DpmMultistep, DpmOptions, DpmSlope};
 pub use error::SamplerError;
 pub use euler::{Euler, EulerAncestral};
+pub use exponential::{Integrand, Path};
 pub use heun::Heun;
-pub use plan::{Compat, EdmProcess, Plan, Process, SchedulerSpec, TimeKind};
+pub use history::Lowering;
+pub use plan::{Compat, ConsistencyProcess, EdmProcess, Plan, Process, SchedulerSpec, TimeKind};
+pub use pndm::{Pndm, PndmLevels, PndmStart};
 pub use run::{StepInfo, sample};
 pub use solver::{Advance, Move, Solver};
 pub use spec::{SolverSpec, VarianceType, solver_by_name};
+pub use unipc::{MoveSet, UniPc, UniPcB, UniPcOptions};

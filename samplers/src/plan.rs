@@ -9,12 +9,14 @@ use tweedie_schedule::{
 };
 
 use crate::spec::GridKind;
-use crate::{Clip, SamplerError, Solver, SolverSpec};
+use crate::{Clip, ConsistencyForm, Pndm, PndmLevels, SamplerError, Solver, SolverSpec};
 
 /// What diffusers' samplers in sigma put in the place of `abar_T = 0`.
 const TERMINAL_ABAR: f64 = 1.0 / 16_777_216.0;
 /// The factor of `ln(sigma)` in the number that Karras' networks are told (Karras 2022, table 1).
 const QUARTER: f64 = 0.25;
+/// The same of consistency models: 1000 times as much.
+const CONSISTENCY_FACTOR: f64 = 250.0;
 
 /// Whether diffusers' deviations from the published methods are followed; docs/samplers.md lists them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -47,6 +49,27 @@ pub enum Process {
     Table,
     /// Karras' continuous one (diffusers' `EDMEulerScheduler`), which has no table.
     Edm(EdmProcess),
+    /// That of consistency models (diffusers' `CMStochasticIterativeScheduler`), which has no table.
+    Consistency(ConsistencyProcess),
+}
+
+/// The process of consistency models: some of T levels of Karras' rule, and a network that is preconditioned to be the identity
+/// at the lowest (Song 2023, section 3 and appendix C).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ConsistencyProcess {
+    /// The lowest level.
+    pub sigma_min: f64,
+    /// The first one.
+    pub sigma_max: f64,
+    /// Standard deviation of the data.
+    pub sigma_data: f64,
+}
+
+impl Default for ConsistencyProcess {
+    /// The paper's.
+    fn default() -> Self {
+        Self { sigma_min: 0.002, sigma_max: 80.0, sigma_data: 0.5 }
+    }
 }
 
 /// Karras' process: levels between two sigmas, and a network preconditioned for data of a known standard deviation.
@@ -100,6 +123,8 @@ pub struct SchedulerSpec {
     pub sigma_max: Option<f64>,
     /// `set_alpha_to_one`, `final_sigmas_type`.
     pub end: GridEnd,
+    /// The least `lambda = ln(alpha / sigma)` that DPM-Solver visits (`lambda_min_clipped`).
+    pub lambda_min: Option<f64>,
     /// `clip_sample` and `clip_sample_range`, or `thresholding` and its keys (which wins if both are set).
     pub clip: Clip,
     /// Whether diffusers' deviations are followed.
@@ -123,6 +148,7 @@ impl Default for SchedulerSpec {
             sigma_min: None,
             sigma_max: None,
             end: GridEnd::Clean,
+            lambda_min: None,
             clip: Clip::Range(1.0),
             compat: Compat::Published,
         }
@@ -143,6 +169,7 @@ pub struct Plan {
 enum NetworkForm {
     Table { prediction: Prediction, schedule: Arc<Schedule>, time: TimeKind },
     Edm(EdmProcess),
+    Consistency(ConsistencyProcess),
 }
 
 impl std::fmt::Debug for Plan {
@@ -160,7 +187,7 @@ impl Plan {
     pub fn schedule(&self) -> Option<&Schedule> {
         match &self.network {
             NetworkForm::Table { schedule, .. } => Some(schedule),
-            NetworkForm::Edm(_) => None,
+            NetworkForm::Edm(_) | NetworkForm::Consistency(_) => None,
         }
     }
 
@@ -175,6 +202,9 @@ impl Plan {
                 Bridge::new(*prediction, schedule.clone(), number).for_grid(&self.grid)
             }
             NetworkForm::Edm(edm) => Bridge::preconditioned(0.0, edm.sigma_data, edm.sign, QUARTER),
+            NetworkForm::Consistency(of) => {
+                Bridge::preconditioned(of.sigma_min, of.sigma_data, OutputSign::Plain, CONSISTENCY_FACTOR)
+            }
         }
     }
 }
@@ -223,8 +253,15 @@ impl SchedulerSpec {
                 (grid, NetworkForm::Table { prediction: self.prediction, schedule: Arc::new(schedule), time })
             }
             Process::Edm(edm) => (self.edm_grid(&edm, steps)?, NetworkForm::Edm(edm)),
+            Process::Consistency(of) => (self.consistency_grid(&of, steps)?, NetworkForm::Consistency(of)),
         };
-        Ok(Plan { grid, network, solver: self.solver.build(self.clip, self.compat)? })
+        let solver = match (self.solver, &network) {
+            (SolverSpec::Pndm { start, averaged }, NetworkForm::Table { schedule, .. }) => {
+                Box::new(Pndm::new(start, averaged).with_levels(self.pndm_levels(schedule, &grid, steps)?))
+            }
+            _ => self.solver.build(self.clip, self.compat)?,
+        };
+        Ok(Plan { grid, network, solver })
     }
 
     fn grid(&self, schedule: &Schedule, steps: usize) -> Result<LevelGrid, SamplerError> {
@@ -232,18 +269,29 @@ impl SchedulerSpec {
         if kind == GridKind::Steps {
             return self.whole_steps(schedule, steps);
         }
+        let ruled = !matches!(self.sigmas, SigmaRule::Steps | SigmaRule::LogLinear);
+        let end = match (self.solver, self.end) {
+            // Their classes end a rule's levels where these end.
+            (SolverSpec::UniPc(_) | SolverSpec::Deis { .. }, GridEnd::FirstStep) if ruled => GridEnd::LastLevel,
+            // Its class has no other end.
+            (SolverSpec::Deis { .. }, _) if ruled => GridEnd::LastLevel,
+            (SolverSpec::Deis { .. }, _) => GridEnd::FirstStep,
+            (_, end) => end,
+        };
         let rule = GridRule {
             count: steps,
             spacing: self.spacing,
             steps_offset: self.steps_offset,
             placing: if kind == GridKind::Sigmas { Placing::Fractional } else { Placing::WholeOfOneMore },
-            highest: None,
+            highest: self
+                .lambda_min
+                .map(|least| (1..=schedule.steps()).filter(|&t| 0.5 * schedule.level(t).log_snr() >= least).count()),
             sigmas: self.sigmas,
             range: if kind == GridKind::Sigmas { self.sigma_range } else { SigmaRange::Table },
             sigma_min: self.sigma_min,
             sigma_max: self.sigma_max,
             rounding: self.rounding(kind),
-            end: self.end,
+            end,
         };
         let grid = rule.grid(schedule)?;
         // Diffusers starts from max(sigma) z or sqrt(max(sigma)^2 + 1) z in x / alpha.
@@ -256,15 +304,69 @@ impl SchedulerSpec {
         })
     }
 
+    /// The levels that PNDM's first moves visit beside the grid.
+    fn pndm_levels(&self, schedule: &Schedule, grid: &LevelGrid, steps: usize) -> Result<PndmLevels, SamplerError> {
+        let visited: Vec<f64> = grid.moves().iter().map(|on| on.step).collect();
+        let level = |step: f64| -> Result<NoiseLevel, SamplerError> {
+            Ok(schedule.level_of_linear_sigma(step.clamp(1.0, schedule.steps() as f64))?)
+        };
+        let middle = |pair: &[f64]| {
+            // Diffusers' numbers are whole, and it counts half of its stride from either end of the move.
+            let half = (self.train_steps / steps / 2) as f64;
+            let (led, asked) = match self.compat {
+                Compat::Published => (0.5 * (pair[0] + pair[1]), 0.5 * (pair[0] + pair[1])),
+                Compat::Diffusers => (pair[0] - half, pair[1] + half),
+            };
+            Ok((level(led)?, level(asked)?))
+        };
+        let middles = visited.windows(2).take(Pndm::RUNGE_KUTTA_MOVES).map(middle);
+        let second = visited.get(1).filter(|_| self.compat == Compat::Diffusers);
+        Ok(PndmLevels {
+            middles: middles.collect::<Result<_, SamplerError>>()?,
+            second: second.map(|step| level(*step)).transpose()?,
+        })
+    }
+
+    /// Of the steps that a latent consistency model was distilled on, those of a run (Luo 2023; `LCMScheduler`).
+    fn latent_steps(&self, original: usize, steps: usize) -> Result<StepGrid, SamplerError> {
+        let operation = "lcm";
+        if !(1..=self.train_steps).contains(&original) {
+            return Err(SamplerError::Count {
+                operation,
+                what: "the number of steps of distillation (original_inference_steps)",
+                lowest: 1,
+                highest: self.train_steps,
+                found: original,
+            });
+        }
+        if !(1..=original).contains(&steps) {
+            return Err(SamplerError::Count {
+                operation,
+                what: "the number of sampling steps",
+                lowest: 1,
+                highest: original,
+                found: steps,
+            });
+        }
+        let stride = self.train_steps / original;
+        // floor(i * original / steps) of the steps original * stride, (original - 1) * stride, ...
+        let visited = (0..steps).map(|i| (original - i * original / steps) * stride);
+        Ok(StepGrid::from_steps(self.train_steps, visited.collect())?)
+    }
+
     fn whole_steps(&self, schedule: &Schedule, steps: usize) -> Result<LevelGrid, SamplerError> {
         if self.sigmas != SigmaRule::Steps {
             return Err(SamplerError::SigmaRule { sampler: self.solver.name(), rule: self.sigmas.name() });
+        }
+        if let SolverSpec::Consistency(ConsistencyForm::Latent { original_steps, .. }) = self.solver {
+            return Ok(LevelGrid::of_steps(&self.latent_steps(original_steps, steps)?, schedule)?);
         }
         let mut grid = StepGrid::new(self.train_steps, steps, self.spacing, self.steps_offset)?;
         if self.end == GridEnd::FirstStep {
             grid = grid.with_final_step(1)?;
         }
-        if self.compat == Compat::Diffusers && matches!(self.solver, SolverSpec::Ddim { .. }) {
+        if self.compat == Compat::Diffusers && matches!(self.solver, SolverSpec::Ddim { .. } | SolverSpec::Pndm { .. })
+        {
             grid = grid.with_stride(self.train_steps / steps);
         }
         Ok(LevelGrid::of_steps(&grid, schedule)?)
@@ -272,9 +374,10 @@ impl SchedulerSpec {
 
     /// What the diffusers class makes of the timesteps of a rule's sigmas.
     fn rounding(&self, kind: GridKind) -> StepRounding {
-        let karras = matches!(self.sigmas, SigmaRule::Karras { .. });
+        let karras = matches!(self.sigmas, SigmaRule::Karras { .. } | SigmaRule::Lambda);
+        let rounded = !matches!(self.solver, SolverSpec::Dpm(_)) || self.betas != BetaSchedule::cosine();
         match kind {
-            GridKind::Multistep if karras && self.betas != BetaSchedule::cosine() => StepRounding::Nearest,
+            GridKind::Multistep if karras && rounded => StepRounding::Nearest,
             GridKind::Multistep => StepRounding::Down,
             _ => StepRounding::None,
         }
@@ -302,5 +405,25 @@ impl SchedulerSpec {
             _ => visited[visited.len() - 1].0,
         };
         Ok(LevelGrid::through(&visited, end)?)
+    }
+
+    fn consistency_grid(&self, of: &ConsistencyProcess, steps: usize) -> Result<LevelGrid, SamplerError> {
+        if !(1..=self.train_steps).contains(&steps) {
+            return Err(SamplerError::Count {
+                operation: "consistency",
+                what: "the number of sampling steps",
+                lowest: 1,
+                highest: self.train_steps,
+                found: steps,
+            });
+        }
+        let sigmas = self.sigmas.sigmas(of.sigma_min, of.sigma_max, self.train_steps)?;
+        let sigmas =
+            sigmas.ok_or(SamplerError::SigmaRule { sampler: "a process without a table", rule: self.sigmas.name() })?;
+        let visited = sigmas.into_iter().step_by(self.train_steps / steps).take(steps);
+        let visited = visited.map(|s| Ok((NoiseLevel::from_edm_sigma(s)?, CONSISTENCY_FACTOR * s.ln())));
+        let grid = LevelGrid::through(&visited.collect::<Result<Vec<_>, SamplerError>>()?, NoiseLevel::CLEAN)?;
+        let start = grid.moves()[0].from.sigma();
+        Ok(grid.with_start(start))
     }
 }

@@ -1,9 +1,10 @@
 //! Solvers by name, with their own options.
 
-use tweedie_schedule::{Spacing, Variance};
+use tweedie_schedule::{Prediction, Spacing, Variance};
 
 use crate::{
-    Clip, Compat, Ddim, Ddpm, DpmForm, DpmPlusPlus, DpmPlusPlusSde, Euler, EulerAncestral, Heun, SamplerError, Solver,
+    Clip, Compat, Consistency, ConsistencyForm, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, DpmSlope, Euler,
+    EulerAncestral, Heun, Lowering, Pndm, PndmStart, SamplerError, Solver, UniPc, UniPcOptions,
 };
 
 /// How a diffusers class lays out its grid of levels (DIFFUSERS.md, section 3).
@@ -39,31 +40,53 @@ pub enum SolverSpec {
     EulerAncestral,
     /// Heun's method.
     Heun,
-    /// DPM-Solver++ multistep.
-    DpmPlusPlus {
-        /// Its order and form.
+    /// The multistep DPM-Solvers.
+    Dpm(DpmOptions),
+    /// DEIS.
+    Deis {
+        /// The highest order: 1, 2 or 3 estimates (`solver_order`).
         form: DpmForm,
+        /// Where the order is lowered (`lower_order_final`).
+        lowering: Lowering,
     },
-    /// SDE-DPM-Solver++ 2M.
-    DpmPlusPlusSde,
+    /// UniPC.
+    UniPc(UniPcOptions),
+    /// PNDM and PLMS.
+    Pndm {
+        /// The first moves (`skip_prk_steps`).
+        start: PndmStart,
+        /// What is averaged over moves: diffusers averages what the network predicts (`prediction_type`).
+        averaged: Prediction,
+    },
+    /// Consistency sampling.
+    Consistency(ConsistencyForm),
 }
 
 impl SolverSpec {
     /// The names that [`solver_by_name`] knows.
-    pub const NAMES: &'static str =
-        "ddpm, ddim, euler, euler-ancestral, heun, dpm++2m, dpm++3m, dpm++3m-exact, dpm++2m-sde";
+    pub const NAMES: &'static str = "ddpm, ddim, euler, euler-ancestral, heun, dpm++2m, dpm++3m, dpm++3m-exact, dpm++2m-sde, dpm++3m-sde, dpm2m, \
+         dpm3m, deis, unipc, pndm, plms, lcm, consistency";
 
     /// Every solver with its defaults, in the order of [`SolverSpec::NAMES`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 18] = [
         Self::ddpm(),
         Self::ddim(),
         Self::Euler,
         Self::EulerAncestral,
         Self::Heun,
-        Self::DpmPlusPlus { form: DpmForm::Second },
-        Self::DpmPlusPlus { form: DpmForm::Third },
-        Self::DpmPlusPlus { form: DpmForm::ThirdExact },
-        Self::DpmPlusPlusSde,
+        Self::Dpm(DpmOptions::plus_plus(DpmForm::Second)),
+        Self::Dpm(DpmOptions::plus_plus(DpmForm::Third)),
+        Self::Dpm(DpmOptions::plus_plus(DpmForm::ThirdExact)),
+        Self::Dpm(DpmOptions::sde(DpmForm::Second)),
+        Self::Dpm(DpmOptions::sde(DpmForm::Third)),
+        Self::Dpm(DpmOptions::noise(DpmForm::Second)),
+        Self::Dpm(DpmOptions::noise(DpmForm::Third)),
+        Self::deis(),
+        Self::UniPc(UniPcOptions::new(2)),
+        Self::pndm(PndmStart::RungeKutta),
+        Self::pndm(PndmStart::Multistep),
+        Self::Consistency(ConsistencyForm::latent()),
+        Self::Consistency(ConsistencyForm::plain()),
     ];
 
     /// Ancestral sampling with diffusers' defaults: the small variance.
@@ -76,6 +99,16 @@ impl SolverSpec {
         Self::Ddim { eta: 0.0, use_clipped_model_output: false }
     }
 
+    /// DEIS with diffusers' defaults: order 2.
+    pub const fn deis() -> Self {
+        Self::Deis { form: DpmForm::Second, lowering: Lowering::ShortRuns }
+    }
+
+    /// PNDM or PLMS, which average the noise.
+    pub const fn pndm(start: PndmStart) -> Self {
+        Self::Pndm { start, averaged: Prediction::Eps }
+    }
+
     /// The name on the command line.
     pub fn name(&self) -> &'static str {
         match self {
@@ -84,19 +117,22 @@ impl SolverSpec {
             Self::Euler => "euler",
             Self::EulerAncestral => "euler-ancestral",
             Self::Heun => "heun",
-            Self::DpmPlusPlus { form: DpmForm::Second } => "dpm++2m",
-            Self::DpmPlusPlus { form: DpmForm::Third } => "dpm++3m",
-            Self::DpmPlusPlus { form: DpmForm::ThirdExact } => "dpm++3m-exact",
-            Self::DpmPlusPlusSde => "dpm++2m-sde",
+            Self::Dpm(options) => options.name(),
+            Self::Deis { .. } => "deis",
+            Self::UniPc(_) => "unipc",
+            Self::Pndm { start: PndmStart::RungeKutta, .. } => "pndm",
+            Self::Pndm { .. } => "plms",
+            Self::Consistency(form) => form.name(),
         }
     }
 
-    /// What the solver makes of a scheduler's clip, as the diffusers class of its name does: DDPM, DDIM and Heun apply any,
-    /// DPM-Solver++ only dynamic thresholding, Euler and its ancestral form none.
+    /// What the solver makes of a scheduler's clip, as the diffusers class of its name does: DDPM, DDIM, Heun, LCM and
+    /// consistency sampling apply any, DPM-Solver, DEIS and UniPC only dynamic thresholding, Euler, its ancestral form and PNDM
+    /// none.
     pub fn clip(&self, wanted: Clip) -> Clip {
         match (self, wanted) {
-            (Self::Euler | Self::EulerAncestral, _) => Clip::None,
-            (Self::DpmPlusPlus { .. } | Self::DpmPlusPlusSde, Clip::Range(_)) => Clip::None,
+            (Self::Euler | Self::EulerAncestral | Self::Pndm { .. }, _) => Clip::None,
+            (Self::Dpm(_) | Self::Deis { .. } | Self::UniPc(_), Clip::Range(_)) => Clip::None,
             _ => wanted,
         }
     }
@@ -104,7 +140,7 @@ impl SolverSpec {
     /// The `timestep_spacing` that its diffusers class has where a file does not say.
     pub fn spacing(&self) -> Spacing {
         match self {
-            Self::Ddpm { .. } | Self::Ddim { .. } => Spacing::Leading,
+            Self::Ddpm { .. } | Self::Ddim { .. } | Self::Pndm { .. } | Self::Consistency(_) => Spacing::Leading,
             _ => Spacing::Linspace,
         }
     }
@@ -112,9 +148,9 @@ impl SolverSpec {
     /// How its diffusers class lays out its grid.
     pub(crate) fn grid_kind(&self) -> GridKind {
         match self {
-            Self::Ddpm { .. } | Self::Ddim { .. } => GridKind::Steps,
+            Self::Ddpm { .. } | Self::Ddim { .. } | Self::Pndm { .. } | Self::Consistency(_) => GridKind::Steps,
             Self::Euler | Self::EulerAncestral | Self::Heun => GridKind::Sigmas,
-            Self::DpmPlusPlus { .. } | Self::DpmPlusPlusSde => GridKind::Multistep,
+            Self::Dpm(_) | Self::Deis { .. } | Self::UniPc(_) => GridKind::Multistep,
         }
     }
 
@@ -136,8 +172,17 @@ impl SolverSpec {
             Self::Euler => Ok(Box::new(Euler { clip })),
             Self::EulerAncestral => Ok(Box::new(EulerAncestral { clip })),
             Self::Heun => Ok(Box::new(Heun { clip, compat })),
-            Self::DpmPlusPlus { form } => Ok(Box::new(DpmPlusPlus::new(form, clip))),
-            Self::DpmPlusPlusSde => Ok(Box::new(DpmPlusPlusSde::new(clip))),
+            Self::Dpm(options) => {
+                let form = if compat == Compat::Diffusers { options.form.of_diffusers() } else { options.form };
+                Ok(Box::new(DpmMultistep::new(DpmOptions { form, ..options }, clip)))
+            }
+            Self::Deis { form, lowering } => {
+                let options = DpmOptions { slope: DpmSlope::Heun, lowering, ..DpmOptions::noise(form.exact()) };
+                Ok(Box::new(DpmMultistep::new(options, clip)))
+            }
+            Self::UniPc(options) => Ok(Box::new(UniPc::new(options, clip)?)),
+            Self::Pndm { start, averaged } => Ok(Box::new(Pndm::new(start, averaged))),
+            Self::Consistency(form) => Ok(Box::new(Consistency { form, clip })),
         }
     }
 }

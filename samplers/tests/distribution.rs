@@ -7,7 +7,7 @@ use common::{From, Silence, draws, plane, run, uniform_grid, uniform_schedule};
 use ndarray::Array4;
 use tweedie_denoiser::{DenoiserError, Noise, Purpose, SeededNoise};
 use tweedie_eval::two_sample;
-use tweedie_samplers::{Clip, Ddim, Ddpm, DpmPlusPlus, DpmPlusPlusSde, EulerAncestral, Solver};
+use tweedie_samplers::{Clip, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, EulerAncestral, Solver};
 use tweedie_schedule::Variance;
 
 /// Points of each of the two samples.
@@ -58,13 +58,13 @@ fn stochastic_samplers_draw_the_mixture() {
         (Box::new(Ddim { eta: 1.0, ..Ddim::default() }), 48),
         (Box::new(Ddim { eta: 0.5, ..Ddim::default() }), 48),
         (Box::new(EulerAncestral::default()), 48),
-        (Box::new(DpmPlusPlusSde::default()), 24),
+        (Box::new(DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None)), 24),
     ];
     for (seed, (mut solver, moves)) in (20..).zip(solvers) {
         let p = p_value(&mut *solver, moves, Scaled(seed, 1.0));
         assert!(p > ALARM, "{}: p = {p:e}", solver.name());
     }
-    let p = p_value(&mut DpmPlusPlus::default(), 24, Silence);
+    let p = p_value(&mut DpmMultistep::default(), 24, Silence);
     assert!(p > ALARM, "dpm++2m: p = {p:e}");
 }
 
@@ -76,7 +76,10 @@ fn wrong_samplers_are_rejected() {
         ("twice the noise", p_value(&mut small(), 24, Scaled(77, 2.0))),
         ("no noise", p_value(&mut small(), 24, Scaled(77, 0.0))),
         ("unit variance", p_value(&mut ddpm(Variance::Unit), 24, Scaled(77, 1.0))),
-        ("twice the noise of the SDE", p_value(&mut DpmPlusPlusSde::default(), 24, Scaled(77, 2.0))),
+        (
+            "twice the noise of the SDE",
+            p_value(&mut DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None), 24, Scaled(77, 2.0)),
+        ),
     ] {
         assert!(p < ALARM, "{name}: p = {p:e}");
     }

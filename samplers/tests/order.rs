@@ -14,7 +14,8 @@ use common::{
 use ndarray::{Array4, Axis};
 use tweedie_denoiser::{DenoiserError, MixtureOracle, Noise, Purpose};
 use tweedie_samplers::{
-    Clip, Compat, Ddim, Ddpm, DpmForm, DpmPlusPlus, DpmPlusPlusSde, EulerAncestral, Solver, SolverSpec,
+    Clip, Compat, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, DpmSlope, EulerAncestral, Solver, SolverSpec, UniPcB,
+    UniPcOptions,
 };
 use tweedie_schedule::{NoiseLevel, Schedule, Variance};
 
@@ -27,14 +28,22 @@ const MEAN: f64 = 0.7;
 const STD: f64 = 0.4;
 
 /// Deterministic solvers and their orders.
-const ORDERS: [(SolverSpec, f64); 6] = [
+const ORDERS: [(SolverSpec, f64); 13] = [
     (SolverSpec::ddim(), 1.0),
     (SolverSpec::Euler, 1.0),
     (SolverSpec::Heun, 2.0),
-    (SolverSpec::DpmPlusPlus { form: DpmForm::Second }, 2.0),
+    (SolverSpec::Dpm(DpmOptions::plus_plus(DpmForm::Second)), 2.0),
     // As published, with half of the quadratic term.
-    (SolverSpec::DpmPlusPlus { form: DpmForm::Third }, 2.0),
-    (SolverSpec::DpmPlusPlus { form: DpmForm::ThirdExact }, 3.0),
+    (SolverSpec::Dpm(DpmOptions::plus_plus(DpmForm::Third)), 2.0),
+    (SolverSpec::Dpm(DpmOptions::plus_plus(DpmForm::ThirdExact)), 3.0),
+    (SolverSpec::Dpm(DpmOptions::noise(DpmForm::First)), 1.0),
+    (SolverSpec::Dpm(DpmOptions::noise(DpmForm::Second)), 2.0),
+    (SolverSpec::Dpm(DpmOptions { slope: DpmSlope::Heun, ..DpmOptions::noise(DpmForm::Second) }), 2.0),
+    // DEIS.
+    (SolverSpec::Dpm(DpmOptions { slope: DpmSlope::Heun, ..DpmOptions::noise(DpmForm::ThirdExact) }), 3.0),
+    (SolverSpec::UniPc(UniPcOptions::new(1)), 2.0),
+    (SolverSpec::UniPc(UniPcOptions::new(2)), 3.0),
+    (SolverSpec::UniPc(UniPcOptions { b: UniPcB::Length, ..UniPcOptions::new(2) }), 3.0),
 ];
 
 /// The slope of ln(error) over ln(1 / moves) by least squares, for numbers of moves that double.
@@ -145,9 +154,9 @@ fn weak_orders_on_a_gaussian() {
         (Box::new(Ddim { eta: 1.0, ..Ddim::default() }), 1.0),
         (Box::new(Ddim { eta: 0.5, ..Ddim::default() }), 1.0),
         (Box::new(EulerAncestral::default()), 1.0),
-        (Box::new(DpmPlusPlusSde::default()), 2.0),
+        (Box::new(DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None)), 2.0),
         // Of a deterministic one it is the law of its map.
-        (Box::new(DpmPlusPlus::default()), 2.0),
+        (Box::new(DpmMultistep::default()), 2.0),
     ];
     for (mut solver, order) in solvers {
         let laws = [64, 128, 256, 512].map(|moves| law(&mut *solver, &schedule, moves));
@@ -172,9 +181,12 @@ fn strong_orders_on_a_mixture() {
         let noise = coupled(&schedule, start.clone(), moves, FINEST);
         run(&oracle, &uniform_grid(&schedule, moves), &schedule, solver, &noise, [64, 2, 1, 1])
     };
-    let exact = path(&mut DpmPlusPlusSde::default(), FINEST);
-    let solvers: [Box<dyn Solver>; 3] =
-        [Box::new(Ddpm::default()), Box::new(EulerAncestral::default()), Box::new(DpmPlusPlusSde::default())];
+    let exact = path(&mut DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None), FINEST);
+    let solvers: [Box<dyn Solver>; 3] = [
+        Box::new(Ddpm::default()),
+        Box::new(EulerAncestral::default()),
+        Box::new(DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None)),
+    ];
     for mut solver in solvers {
         let errors = [32, 64, 128, 256].map(|moves| median_distance(&path(&mut *solver, moves), &exact));
         let found = slope(&errors);

@@ -9,7 +9,7 @@ use common::{From, Silence, largest_difference, plane, run, uniform_grid, unifor
 use ndarray::{Array4, ArrayView4, Axis, Slice, stack};
 use tweedie_denoiser::{Denoiser, DenoiserError, MixtureOracle, Noise, Purpose, SeededNoise, ShiftedNoise};
 use tweedie_samplers::{
-    Clip, Compat, Ddim, Ddpm, DpmForm, DpmPlusPlus, DpmPlusPlusSde, Euler, EulerAncestral, Heun, Solver, SolverSpec,
+    Clip, Compat, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, Euler, EulerAncestral, Heun, Solver, SolverSpec,
     sample,
 };
 use tweedie_schedule::{BetaSchedule, LevelGrid, NoiseLevel, Schedule, Spacing, StepGrid, Variance};
@@ -17,7 +17,7 @@ use tweedie_schedule::{BetaSchedule, LevelGrid, NoiseLevel, Schedule, Spacing, S
 const SHAPE: [usize; 4] = [3, 2, 1, 1];
 
 /// The samplers that draw noise by default.
-const STOCHASTIC: [&str; 3] = ["ddpm", "euler-ancestral", "dpm++2m-sde"];
+const STOCHASTIC: [&str; 4] = ["ddpm", "euler-ancestral", "dpm++2m-sde", "dpm++3m-sde"];
 
 /// The levels that a grid visits, from the first to the end.
 fn levels(grid: &StepGrid, schedule: &Schedule) -> Vec<NoiseLevel> {
@@ -111,7 +111,7 @@ fn euler_is_the_edm_step_and_ddim() {
         let once =
             (case.0.clone(), StepGrid::from_steps(case.0.steps(), vec![30]).unwrap().with_final_step(9).unwrap());
         let first = states(&oracle, &once, &mut Euler::default(), &noise);
-        check(&first, &states(&oracle, &once, &mut DpmPlusPlus::default(), &noise), 1e-13, "dpm++");
+        check(&first, &states(&oracle, &once, &mut DpmMultistep::default(), &noise), 1e-13, "dpm++");
     }
 }
 
@@ -252,11 +252,13 @@ fn dpm_lowers_its_order_at_both_ends() {
             for (form, order, third) in
                 [(DpmForm::Second, 2, 0.0), (DpmForm::Third, 3, 1.0), (DpmForm::ThirdExact, 3, 2.0)]
             {
-                let found = states(&oracle, &case, &mut DpmPlusPlus::new(form, Clip::None), &noise);
+                let found =
+                    states(&oracle, &case, &mut DpmMultistep::new(DpmOptions::plus_plus(form), Clip::None), &noise);
                 let expected = dpm_reference(&oracle, &levels, &start, order, third, None);
                 check(&found, &expected, 1e-10, &format!("{form:?}, {moves} moves to step {final_step}"));
             }
-            let found = states(&oracle, &case, &mut DpmPlusPlusSde::default(), &noise);
+            let found =
+                states(&oracle, &case, &mut DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None), &noise);
             let expected = dpm_reference(&oracle, &levels, &start, 2, 0.0, Some(&noise));
             check(&found, &expected, 1e-10, &format!("sde, {moves} moves to step {final_step}"));
         }
@@ -270,7 +272,12 @@ fn first_sde_step_is_ancestral() {
     for (from, to) in [(1000, 900), (500, 100), (40, 1), (1, 0)] {
         let grid = StepGrid::from_steps(1000, vec![from]).unwrap().with_final_step(to).unwrap();
         let case = (schedule.clone(), grid);
-        let found = states(&plane(), &case, &mut DpmPlusPlusSde::default(), &SeededNoise::new(2));
+        let found = states(
+            &plane(),
+            &case,
+            &mut DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None),
+            &SeededNoise::new(2),
+        );
         let expected = states(&plane(), &case, &mut Ddpm::default(), &SeededNoise::new(2));
         check(&found, &expected, 1e-12, &format!("{from} to {to}"));
     }
@@ -300,7 +307,7 @@ fn dpm_sde_step_by_hand() {
     let denoiser = Of(|lambda: f64| if lambda < -1.0 { 1.0 } else { 3.0 });
     let noise = SeededNoise::new(11);
     let case = (schedule, grid);
-    let found = states(&denoiser, &case, &mut DpmPlusPlusSde::default(), &noise);
+    let found = states(&denoiser, &case, &mut DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None), &noise);
     let z = normal(&noise, Purpose::Step(1));
     // alpha = 1 / sqrt(1 + s^2), sigma = s / sqrt(1 + s^2): from (1, 2) / sqrt 5 to (1, 1) / sqrt 2.
     let ratio = (0.5_f64.sqrt()) / (2.0 / 5.0_f64.sqrt());
@@ -393,16 +400,17 @@ fn clips_reach_the_solvers() {
     let solvers: [Box<dyn Solver>; 5] = [
         Box::new(Euler { clip }),
         Box::new(Heun { clip, compat: Compat::Published }),
-        Box::new(DpmPlusPlus::new(DpmForm::Second, clip)),
-        Box::new(DpmPlusPlus::new(DpmForm::Third, clip)),
-        Box::new(DpmPlusPlus::new(DpmForm::ThirdExact, clip)),
+        Box::new(DpmMultistep::new(DpmOptions::plus_plus(DpmForm::Second), clip)),
+        Box::new(DpmMultistep::new(DpmOptions::plus_plus(DpmForm::Third), clip)),
+        Box::new(DpmMultistep::new(DpmOptions::plus_plus(DpmForm::ThirdExact), clip)),
     ];
     for mut solver in solvers {
         let found = run(&denoiser, &grid, &schedule, &mut *solver, &noise, SHAPE);
         assert!(largest_difference(&found, &to_one) < 1e-12, "{}", solver.name());
     }
     let ancestral = run(&denoiser, &grid, &schedule, &mut Ddpm { variance: Variance::FixedSmall, clip }, &noise, SHAPE);
-    let solvers: [Box<dyn Solver>; 2] = [Box::new(EulerAncestral { clip }), Box::new(DpmPlusPlusSde::new(clip))];
+    let solvers: [Box<dyn Solver>; 2] =
+        [Box::new(EulerAncestral { clip }), Box::new(DpmMultistep::new(DpmOptions::sde(DpmForm::Second), clip))];
     for mut solver in solvers {
         let found = run(&denoiser, &grid, &schedule, &mut *solver, &noise, SHAPE);
         assert!(largest_difference(&found, &ancestral) < 1e-12, "{}", solver.name());

@@ -66,6 +66,9 @@ pub enum SigmaRule {
     },
     /// [`exponential_sigmas`].
     Exponential,
+    /// [`exponential_sigmas`] under another name, for which diffusers rounds the numbers that the network is told otherwise
+    /// (`use_lu_lambdas`: evenly spaced in `lambda`, Lu 2022a, section 3.4).
+    Lambda,
     /// [`beta_sigmas`].
     Beta,
 }
@@ -86,6 +89,7 @@ impl SigmaRule {
             Self::LogLinear => "log-linear",
             Self::Karras { .. } => "karras",
             Self::Exponential => "exponential",
+            Self::Lambda => "lambda",
             Self::Beta => "beta",
         }
     }
@@ -112,7 +116,7 @@ impl SigmaRule {
         Ok(Some(match self {
             Self::Steps => return Ok(None),
             Self::Karras { rho } => karras_sigmas(sigma_min, sigma_max, rho, n)?,
-            Self::LogLinear | Self::Exponential => exponential_sigmas(sigma_min, sigma_max, n)?,
+            Self::LogLinear | Self::Exponential | Self::Lambda => exponential_sigmas(sigma_min, sigma_max, n)?,
             Self::Beta => beta_sigmas(sigma_min, sigma_max, n)?,
         }))
     }

@@ -1,6 +1,6 @@
 //! The scheduler classes of diffusers: which keys each has, and their defaults (DIFFUSERS.md, section 3.1).
 
-use tweedie_samplers::SolverSpec;
+use tweedie_samplers::{ConsistencyForm, DpmForm, DpmOptions, PndmStart, SolverSpec, UniPcOptions};
 
 /// The default of a key.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +26,8 @@ pub enum Kind {
     Table,
     /// Karras' continuous process.
     Edm,
+    /// That of consistency models.
+    Consistency,
 }
 
 /// A class of diffusers.
@@ -90,7 +92,7 @@ pub const CLASSES: &[Class] = &[
     Class {
         name: "PNDMScheduler",
         kind: Kind::Table,
-        solver: None,
+        solver: Some(SolverSpec::pndm(PndmStart::RungeKutta)),
         own: &[
             ("skip_prk_steps", Flag(false)),
             ("set_alpha_to_one", Flag(false)),
@@ -151,7 +153,7 @@ pub const CLASSES: &[Class] = &[
     Class {
         name: "DPMSolverMultistepScheduler",
         kind: Kind::Table,
-        solver: None,
+        solver: Some(SolverSpec::Dpm(DpmOptions::plus_plus(DpmForm::Second))),
         own: &[
             ("solver_order", Number(2.0)),
             ("thresholding", Flag(false)),
@@ -179,7 +181,7 @@ pub const CLASSES: &[Class] = &[
     Class {
         name: "UniPCMultistepScheduler",
         kind: Kind::Table,
-        solver: None,
+        solver: Some(SolverSpec::UniPc(UniPcOptions::new(2))),
         own: &[
             ("solver_order", Number(2.0)),
             ("thresholding", Flag(false)),
@@ -221,7 +223,86 @@ pub const CLASSES: &[Class] = &[
         ],
     },
     Class { name: "DPMSolverSinglestepScheduler", kind: Kind::Table, solver: None, own: &[] },
-    Class { name: "DEISMultistepScheduler", kind: Kind::Table, solver: None, own: &[] },
+    Class {
+        name: "DEISMultistepScheduler",
+        kind: Kind::Table,
+        solver: Some(SolverSpec::deis()),
+        own: &[
+            ("solver_order", Number(2.0)),
+            ("thresholding", Flag(false)),
+            ("dynamic_thresholding_ratio", Number(0.995)),
+            ("sample_max_value", Number(1.0)),
+            ("algorithm_type", Text("deis")),
+            ("solver_type", Text("logrho")),
+            ("lower_order_final", Flag(true)),
+            ("use_karras_sigmas", Flag(false)),
+            ("use_exponential_sigmas", Flag(false)),
+            ("use_beta_sigmas", Flag(false)),
+            ("use_flow_sigmas", Flag(false)),
+            ("flow_shift", Number(1.0)),
+            ("timestep_spacing", Text("linspace")),
+            ("use_dynamic_shifting", Flag(false)),
+            ("time_shift_type", Text("exponential")),
+        ],
+    },
+    Class {
+        name: "LCMScheduler",
+        kind: Kind::Table,
+        solver: Some(SolverSpec::Consistency(ConsistencyForm::latent())),
+        own: &[
+            ("beta_start", Number(0.00085)),
+            ("beta_end", Number(0.012)),
+            ("beta_schedule", Text("scaled_linear")),
+            ("original_inference_steps", Number(50.0)),
+            ("clip_sample", Flag(false)),
+            ("clip_sample_range", Number(1.0)),
+            // Means nothing: the last move returns the estimate itself.
+            ("set_alpha_to_one", Flag(true)),
+            ("thresholding", Flag(false)),
+            ("dynamic_thresholding_ratio", Number(0.995)),
+            ("sample_max_value", Number(1.0)),
+            ("timestep_spacing", Text("leading")),
+            ("timestep_scaling", Number(10.0)),
+            ("rescale_betas_zero_snr", Flag(false)),
+        ],
+    },
+    Class {
+        name: "CMStochasticIterativeScheduler",
+        kind: Kind::Consistency,
+        solver: Some(SolverSpec::Consistency(ConsistencyForm::plain())),
+        own: &[
+            ("num_train_timesteps", Number(40.0)),
+            ("sigma_min", Number(0.002)),
+            ("sigma_max", Number(80.0)),
+            ("sigma_data", Number(0.5)),
+            ("s_noise", Number(1.0)),
+            ("rho", Number(7.0)),
+            ("clip_denoised", Flag(true)),
+        ],
+    },
+    Class {
+        name: "EDMDPMSolverMultistepScheduler",
+        kind: Kind::Edm,
+        solver: Some(SolverSpec::Dpm(DpmOptions::plus_plus(DpmForm::Second))),
+        own: &[
+            ("num_train_timesteps", Number(1000.0)),
+            ("prediction_type", Text("epsilon")),
+            ("sigma_min", Number(0.002)),
+            ("sigma_max", Number(80.0)),
+            ("sigma_data", Number(0.5)),
+            ("sigma_schedule", Text("karras")),
+            ("rho", Number(7.0)),
+            ("solver_order", Number(2.0)),
+            ("thresholding", Flag(false)),
+            ("dynamic_thresholding_ratio", Number(0.995)),
+            ("sample_max_value", Number(1.0)),
+            ("algorithm_type", Text("dpmsolver++")),
+            ("solver_type", Text("midpoint")),
+            ("lower_order_final", Flag(true)),
+            ("euler_at_final", Flag(false)),
+            ("final_sigmas_type", Text("zero")),
+        ],
+    },
     Class { name: "DPMSolverSDEScheduler", kind: Kind::Table, solver: None, own: &[("noise_sampler_seed", Null)] },
 ];
 
@@ -233,9 +314,6 @@ const KDPM2: Keys = &[
     ("use_beta_sigmas", Flag(false)),
     ("timestep_spacing", Text("linspace")),
 ];
-
-/// Keys of classes whose samplers do not exist here, and of none of the above.
-const ELSEWHERE: [&str; 2] = ["original_inference_steps", "timestep_scaling"];
 
 impl Class {
     /// The class of a name.
@@ -251,7 +329,12 @@ impl Class {
             SolverSpec::Euler => "EulerDiscreteScheduler",
             SolverSpec::EulerAncestral => "EulerAncestralDiscreteScheduler",
             SolverSpec::Heun => "HeunDiscreteScheduler",
-            SolverSpec::DpmPlusPlus { .. } | SolverSpec::DpmPlusPlusSde => "DPMSolverMultistepScheduler",
+            SolverSpec::Dpm(_) => "DPMSolverMultistepScheduler",
+            SolverSpec::Deis { .. } => "DEISMultistepScheduler",
+            SolverSpec::UniPc(_) => "UniPCMultistepScheduler",
+            SolverSpec::Pndm { .. } => "PNDMScheduler",
+            SolverSpec::Consistency(ConsistencyForm::Latent { .. }) => "LCMScheduler",
+            SolverSpec::Consistency(_) => "CMStochasticIterativeScheduler",
             _ => return None,
         })
     }
@@ -271,5 +354,5 @@ impl Class {
 
 /// Whether some class has a key, or an early version of one.
 pub fn is_known(key: &str) -> bool {
-    CLASSES.iter().any(|class| class.default(key).is_some()) || EARLY.contains(&key) || ELSEWHERE.contains(&key)
+    CLASSES.iter().any(|class| class.default(key).is_some()) || EARLY.contains(&key)
 }

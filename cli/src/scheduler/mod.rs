@@ -4,6 +4,7 @@
 //! metadata, and a scheduler may be built from the file of another one, whose own keys then do not count.
 
 mod class;
+mod multistep;
 mod reader;
 
 use std::path::Path;
@@ -12,7 +13,8 @@ use serde_json::Value;
 use thiserror::Error;
 use tweedie_checkpoint::Config;
 use tweedie_samplers::{
-    Clip, Compat, EdmProcess, Process, SamplerError, SchedulerSpec, SolverSpec, TimeKind, VarianceType,
+    Clip, Compat, ConsistencyProcess, EdmProcess, Process, SamplerError, SchedulerSpec, SolverSpec, TimeKind,
+    VarianceType,
 };
 use tweedie_schedule::{
     BetaSchedule, GridEnd, OutputSign, Prediction, Schedule, ScheduleError, SigmaRange, SigmaRule, Spacing,
@@ -94,13 +96,15 @@ pub fn from_config(config: &Config, path: &Path, wanted: Option<SolverSpec>) -> 
         .ok_or_else(|| SchedulerError::NoSampler { file: file(), class: of_file.name.to_owned() })?;
     // A process without a table stays what it is under any sampler.
     let class = match of_file.kind {
-        Kind::Table => Class::of(&solver).unwrap_or(of_file),
-        Kind::Edm => of_file,
+        Kind::Table => Class::of(&solver).filter(|class| class.kind == Kind::Table).unwrap_or(of_file),
+        Kind::Edm | Kind::Consistency => of_file,
     };
     let reader = Reader::new(config, path, class);
+    let solver = own_keys(&reader, solver, wanted.is_some())?;
     let spec = match class.kind {
         Kind::Table => table(&reader, solver)?,
         Kind::Edm => edm(&reader, solver)?,
+        Kind::Consistency => consistency(&reader, solver)?,
     };
     reader.finish()?;
     Ok(spec)
@@ -135,7 +139,7 @@ fn table(reader: &Reader<'_>, solver: SolverSpec) -> Result<SchedulerSpec, Sched
     let spacing = Spacing::from_name(&spacing).map_err(|e| reader.refused("timestep_spacing", &e))?;
     let (sigmas, sigma_range) = sigmas(reader)?;
     Ok(SchedulerSpec {
-        solver: own_keys(reader, solver)?,
+        solver,
         process: Process::Table,
         train_steps,
         betas,
@@ -150,6 +154,7 @@ fn table(reader: &Reader<'_>, solver: SolverSpec) -> Result<SchedulerSpec, Sched
         sigma_min: reader.given_number("sigma_min")?,
         sigma_max: reader.given_number("sigma_max")?,
         end: grid_end(reader)?,
+        lambda_min: reader.given_number("lambda_min_clipped")?,
         clip: clip(reader)?,
         compat: Compat::Published,
     })
@@ -169,12 +174,12 @@ fn edm(reader: &Reader<'_>, solver: SolverSpec) -> Result<SchedulerSpec, Schedul
     let sigmas = reader
         .choice("sigma_schedule", &[("karras", SigmaRule::Karras { rho }), ("exponential", SigmaRule::Exponential)])?;
     let spec = SchedulerSpec {
-        solver: own_keys(reader, solver)?,
+        solver,
         process: Process::Edm(process),
         train_steps: reader.integer("num_train_timesteps")?,
         sigmas,
         end: grid_end(reader)?,
-        clip: Clip::None,
+        clip: clip(reader)?,
         ..SchedulerSpec::default()
     };
     // Two levels use every number.
@@ -186,16 +191,52 @@ fn edm(reader: &Reader<'_>, solver: SolverSpec) -> Result<SchedulerSpec, Schedul
         };
         reader.refused(key, &e)
     })?;
-    if !(process.sigma_data > 0.0 && process.sigma_data.is_finite()) {
-        return Err(reader.wrong("sigma_data", "a number above 0"));
-    }
+    check_sigma_data(reader, process.sigma_data)?;
     Ok(spec)
+}
+
+/// The process of consistency models, which has no betas.
+fn consistency(reader: &Reader<'_>, solver: SolverSpec) -> Result<SchedulerSpec, SchedulerError> {
+    let defaults = ConsistencyProcess::default();
+    let process = ConsistencyProcess {
+        sigma_min: reader.number("sigma_min", defaults.sigma_min)?,
+        sigma_max: reader.number("sigma_max", defaults.sigma_max)?,
+        sigma_data: reader.number("sigma_data", defaults.sigma_data)?,
+    };
+    let train_steps = reader.integer("num_train_timesteps")?;
+    let spec = SchedulerSpec {
+        solver,
+        process: Process::Consistency(process),
+        train_steps,
+        sigmas: SigmaRule::Karras { rho: reader.number("rho", 7.0)? },
+        clip: if reader.flag("clip_denoised")? { Clip::Range(1.0) } else { Clip::None },
+        ..SchedulerSpec::default()
+    };
+    spec.plan(1).map_err(|e| {
+        let key = match &e {
+            SamplerError::Schedule(ScheduleError::Parameter { what: "rho", .. }) => "rho",
+            SamplerError::Schedule(ScheduleError::Parameter { what: "sigma_max", .. }) => "sigma_max",
+            SamplerError::Schedule(ScheduleError::Parameter { .. }) => "sigma_min",
+            _ => "num_train_timesteps",
+        };
+        reader.refused(key, &e)
+    })?;
+    check_sigma_data(reader, process.sigma_data)?;
+    Ok(spec)
+}
+
+fn check_sigma_data(reader: &Reader<'_>, sigma_data: f64) -> Result<(), SchedulerError> {
+    if sigma_data > 0.0 && sigma_data.is_finite() {
+        return Ok(());
+    }
+    Err(reader.wrong("sigma_data", "a number above 0"))
 }
 
 /// The rule of the noise levels, and between which ends it works.
 fn sigmas(reader: &Reader<'_>) -> Result<(SigmaRule, SigmaRange), SchedulerError> {
     let rules = [
         ("use_karras_sigmas", SigmaRule::karras()),
+        ("use_lu_lambdas", SigmaRule::Lambda),
         ("use_exponential_sigmas", SigmaRule::Exponential),
         ("use_beta_sigmas", SigmaRule::Beta),
     ];
@@ -272,16 +313,21 @@ fn clip(reader: &Reader<'_>) -> Result<Clip, SchedulerError> {
     clip.check().map_err(|e: SamplerError| reader.refused(name, &e))
 }
 
-/// The keys that only the class of the sampler has.
-fn own_keys(reader: &Reader<'_>, solver: SolverSpec) -> Result<SolverSpec, SchedulerError> {
-    Ok(match solver {
+/// The keys that only the class of the sampler has. A sampler that was asked for by name (`named`) is what the name says.
+fn own_keys(reader: &Reader<'_>, solver: SolverSpec, named: bool) -> Result<SolverSpec, SchedulerError> {
+    match solver {
         SolverSpec::Ddpm { .. } => {
             let name = reader.text("variance_type", VarianceType::default().config_name())?;
             let variance = VarianceType::from_config_name(&name).map_err(|e| reader.refused("variance_type", &e))?;
-            SolverSpec::Ddpm { variance }
+            Ok(SolverSpec::Ddpm { variance })
         }
-        other => other,
-    })
+        SolverSpec::Dpm(options) => multistep::dpm(reader, named.then_some(options)),
+        SolverSpec::Deis { .. } => multistep::deis(reader),
+        SolverSpec::UniPc(_) => multistep::unipc(reader),
+        SolverSpec::Pndm { start, .. } => multistep::pndm(reader, named.then_some(start)),
+        SolverSpec::Consistency(form) => multistep::consistency(reader, form),
+        other => Ok(other),
+    }
 }
 
 #[cfg(test)]

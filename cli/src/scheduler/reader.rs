@@ -29,6 +29,11 @@ impl<'a> Reader<'a> {
         self.class.default(key).is_some()
     }
 
+    /// Whether the file says something of a key that the class has.
+    pub fn is_given(&self, key: &'static str) -> bool {
+        self.get(key).is_some()
+    }
+
     /// What the file says of a key that the class has, or that is not a class's own (a name of early versions, or ours). Null
     /// stands for the default, as a missing key does.
     fn get(&self, key: &'static str) -> Option<&'a Value> {
@@ -72,7 +77,13 @@ impl<'a> Reader<'a> {
     /// A number that the file gives.
     pub fn given_number(&self, key: &'static str) -> Result<Option<f64>, SchedulerError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| self.wrong(key, "a number"))
+        let number = value.as_f64().or_else(|| match value.as_str() {
+            // Python writes infinities without quotes, which the file's reader has set.
+            Some("Infinity") => Some(f64::INFINITY),
+            Some("-Infinity") => Some(f64::NEG_INFINITY),
+            _ => None,
+        });
+        number.map(Some).ok_or_else(|| self.wrong(key, "a number"))
     }
 
     /// A switch; null is off, and so is a key that the class does not have.
