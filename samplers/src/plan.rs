@@ -10,7 +10,7 @@ use tweedie_schedule::{
 
 use crate::churned_euler::{ChurnedEuler, Output};
 use crate::spec::GridKind;
-use crate::{Churn, Clip, ConsistencyForm, Pndm, PndmLevels, SamplerError, Solver, SolverSpec};
+use crate::{Churn, Clip, ConsistencyForm, Pndm, PndmLevels, PndmStart, SamplerError, Solver, SolverSpec};
 
 /// What diffusers' samplers in sigma put in the place of `abar_T = 0`.
 const TERMINAL_ABAR: f64 = 1.0 / 16_777_216.0;
@@ -313,27 +313,30 @@ impl SchedulerSpec {
         })
     }
 
-    /// The levels that PNDM's first moves visit beside the grid.
+    /// The levels that PNDM's first moves need beside the grid.
     fn pndm_levels(&self, schedule: &Schedule, grid: &LevelGrid, steps: usize) -> Result<PndmLevels, SamplerError> {
         let visited: Vec<f64> = grid.moves().iter().map(|on| on.step).collect();
         let level = |step: f64| -> Result<NoiseLevel, SamplerError> {
             Ok(schedule.level_of_linear_sigma(step.clamp(1.0, schedule.steps() as f64))?)
         };
+        let stride = self.train_steps / steps;
         let middle = |pair: &[f64]| {
-            // Diffusers' numbers are whole, and it counts half of its stride from either end of the move.
-            let half = (self.train_steps / steps / 2) as f64;
-            let (led, asked) = match self.compat {
-                Compat::Published => (0.5 * (pair[0] + pair[1]), 0.5 * (pair[0] + pair[1])),
-                Compat::Diffusers => (pair[0] - half, pair[1] + half),
+            let (led, asked) = if self.compat == Compat::Diffusers || pair[0] - pair[1] == stride as f64 {
+                // Diffusers' numbers are whole, and it counts half of its stride from either end of the move.
+                (pair[0] - (stride / 2) as f64, pair[1] + (stride / 2) as f64)
+            } else {
+                (0.5 * (pair[0] + pair[1]), 0.5 * (pair[0] + pair[1]))
             };
             Ok((level(led)?, level(asked)?))
         };
         let middles = visited.windows(2).take(Pndm::RUNGE_KUTTA_MOVES).map(middle);
-        let second = visited.get(1).filter(|_| self.compat == Compat::Diffusers);
-        Ok(PndmLevels {
-            middles: middles.collect::<Result<_, SamplerError>>()?,
-            second: second.map(|step| level(*step)).transpose()?,
-        })
+        let first = match *visited {
+            [first, second, ..] if self.compat == Compat::Diffusers => {
+                Some((level(first - stride as f64)?, level(second + stride as f64)?))
+            }
+            _ => None,
+        };
+        Ok(PndmLevels { middles: middles.collect::<Result<_, SamplerError>>()?, first })
     }
 
     /// Of the steps that a latent consistency model was distilled on, those of a run (Luo 2023; `LCMScheduler`).
@@ -378,7 +381,11 @@ impl SchedulerSpec {
         {
             grid = grid.with_stride(self.train_steps / steps);
         }
-        Ok(LevelGrid::of_steps(&grid, schedule)?)
+        let levels = LevelGrid::of_steps(&grid, schedule)?;
+        match self.solver {
+            SolverSpec::Pndm { start, .. } if self.compat == Compat::Diffusers => pndm_grid(&levels, start),
+            _ => Ok(levels),
+        }
     }
 
     /// What the diffusers class makes of the timesteps of a rule's sigmas.
@@ -438,4 +445,17 @@ impl SchedulerSpec {
         let start = grid.moves()[0].from.sigma();
         Ok(grid.with_start(start))
     }
+}
+
+/// The grid of diffusers' PNDM: its first moves lead to the next step of its list, the others down by a fixed stride.
+fn pndm_grid(by_stride: &LevelGrid, start: PndmStart) -> Result<LevelGrid, SamplerError> {
+    let mut moves = by_stride.moves().to_vec();
+    let listed = match start {
+        PndmStart::Multistep => 1,
+        PndmStart::RungeKutta => Pndm::RUNGE_KUTTA_MOVES,
+    };
+    for k in 1..moves.len().min(listed + 1) {
+        moves[k - 1].to = moves[k].from;
+    }
+    Ok(LevelGrid::new(moves)?)
 }

@@ -34,15 +34,16 @@ pub enum PndmStart {
     RungeKutta,
 }
 
-/// The levels beside those of its grid at which a run asks the network in its first moves.
+/// The levels beside those of its grid that the first moves of a run need.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PndmLevels {
     /// Half way in each move of Runge and Kutta's method: the level that the first slope leads to, and that at which the
-    /// network is then asked. They are the same but in diffusers, which rounds them apart where `T / K` is odd.
+    /// network is then asked. Diffusers rounds them apart where `T / K` is odd.
     pub middles: Vec<(NoiseLevel, NoiseLevel)>,
-    /// The level at which the network is asked at the end of the first move of PLMS, if not that of the move's end:
-    /// diffusers' moves may miss the steps of its list.
-    pub second: Option<NoiseLevel>,
+    /// In the first move of PLMS: the level that the first slope leads to, where the network is asked as if it were the move's
+    /// end, and the level that the state is taken from along the mean. They are the ends of the move, but not in diffusers
+    /// where its moves miss the steps of its list.
+    pub first: Option<(NoiseLevel, NoiseLevel)>,
 }
 
 /// PNDM and PLMS: one call a move, but two in the first, or four in each of the first three.
@@ -95,15 +96,14 @@ impl Pndm {
         Ok((x0, averaged))
     }
 
-    /// The state `x` at the start of a move, taken to a level along a slope.
+    /// The state `x` at a level, taken to another along a slope.
     fn along(
         &self,
         x: ArrayView4<'_, f64>,
         slope: &Array4<f64>,
-        on: &Move<'_>,
+        from: NoiseLevel,
         to: NoiseLevel,
     ) -> Result<Array4<f64>, SamplerError> {
-        let from = on.from();
         let to_eps = prediction::convert(self.averaged, Prediction::Eps, from, None)?;
         let of_x = to.alpha() / from.alpha();
         let of_eps = to.sigma() - of_x * from.sigma();
@@ -141,26 +141,26 @@ impl Solver for Pndm {
         self.estimates.push_front(now);
         self.estimates.truncate(ESTIMATES);
         let now = &self.estimates[0];
-        let to = on.to();
-        if on.from().alpha() == 0.0 {
+        let (from, to) = (on.from(), on.to());
+        if from.alpha() == 0.0 {
             // The state is eps, and a slope says nothing about the data.
             return Ok(Advance { x: Step::without_signal(x, &x0, to), x0 });
         }
-        let slope = match self.start {
+        let next = match self.start {
             PndmStart::RungeKutta if on.position() < Self::RUNGE_KUTTA_MOVES && !on.is_last() => {
                 let (led, asked) = self.middle(on)?;
-                let (_, a) = self.ask(self.along(x, now, on, led)?.view(), asked, on)?;
-                let (_, b) = self.ask(self.along(x, &a, on, asked)?.view(), asked, on)?;
-                let (_, c) = self.ask(self.along(x, &b, on, to)?.view(), to, on)?;
-                (now + &(a * 2.0) + &(b * 2.0) + &c) / 6.0
+                let (_, a) = self.ask(self.along(x, now, from, led)?.view(), asked, on)?;
+                let (_, b) = self.ask(self.along(x, &a, from, asked)?.view(), asked, on)?;
+                let (_, c) = self.ask(self.along(x, &b, from, to)?.view(), to, on)?;
+                self.along(x, &((now + &(a * 2.0) + &(b * 2.0) + &c) / 6.0), from, to)?
             }
             PndmStart::Multistep if on.position() == 0 && !on.is_last() => {
-                let end = self.along(x, now, on, to)?;
-                let (_, then) = self.ask(end.view(), self.levels.second.unwrap_or(to), on)?;
-                (now + &then) / 2.0
+                let (led, start) = self.levels.first.unwrap_or((to, from));
+                let (_, then) = self.ask(self.along(x, now, from, led)?.view(), to, on)?;
+                self.along(x, &((now + &then) / 2.0), start, to)?
             }
-            _ => self.mean(),
+            _ => self.along(x, &self.mean(), from, to)?,
         };
-        Ok(Advance { x: self.along(x, &slope, on, to)?, x0 })
+        Ok(Advance { x: next, x0 })
     }
 }

@@ -334,3 +334,5 @@ fn own_keys(reader: &Reader<'_>, solver: SolverSpec, named: bool) -> Result<Solv
 mod golden;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trajectories;

@@ -1,3 +1,5 @@
+use tweedie_samplers::PndmStart;
+
 use super::*;
 
 fn read(json: serde_json::Value, wanted: Option<SolverSpec>) -> Result<SchedulerSpec, String> {
@@ -65,8 +67,13 @@ fn files_of_other_samplers_serve_a_wanted_one() {
         "_class_name": "PNDMScheduler", "skip_prk_steps": true, "steps_offset": 1, "set_alpha_to_one": false,
         "beta_schedule": "scaled_linear", "clip_sample": false
     });
-    let refused = read(pndm.clone(), None).unwrap_err();
-    assert!(refused.contains("PNDMScheduler") && refused.contains("--sampler (ddpm, ddim, euler,"), "{refused}");
+    assert_eq!(read(pndm.clone(), None).map(|spec| spec.solver), Ok(SolverSpec::pndm(PndmStart::Multistep)));
+    let sde = serde_json::json!({"_class_name": "DPMSolverSDEScheduler"});
+    let refused = read(sde, None).unwrap_err();
+    assert!(
+        refused.contains("DPMSolverSDEScheduler") && refused.contains("--sampler (ddpm, ddim, euler,"),
+        "{refused}"
+    );
     let spec = read(pndm, Some(SolverSpec::ddim())).unwrap();
     assert_eq!((spec.steps_offset, spec.clip), (1, Clip::None));
     assert_eq!((spec.solver, spec.end), (SolverSpec::ddim(), GridEnd::FirstStep));
@@ -80,8 +87,8 @@ fn files_of_other_samplers_serve_a_wanted_one() {
         Ok(Spacing::Trailing)
     );
     for wanted in [None, Some(SolverSpec::ddim())] {
-        let refused = read(serde_json::json!({"_class_name": "CMStochasticIterativeScheduler"}), wanted).unwrap_err();
-        assert!(refused.contains("CMStochasticIterativeScheduler") && refused.contains("DDIMScheduler"), "{refused}");
+        let refused = read(serde_json::json!({"_class_name": "FlowMatchEulerDiscreteScheduler"}), wanted).unwrap_err();
+        assert!(refused.contains("FlowMatchEulerDiscreteScheduler") && refused.contains("DDIMScheduler"), "{refused}");
     }
 }
 
