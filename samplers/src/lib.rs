@@ -6,6 +6,8 @@
 //! To add a solver: one file with a type that implements [`Solver`], and one entry in [`SolverSpec`].
 #![forbid(unsafe_code)]
 
+mod churn;
+mod churned_euler;
 mod clip;
 mod consistency;
 mod ddim;
@@ -16,6 +18,8 @@ mod euler;
 mod exponential;
 mod heun;
 mod history;
+mod kdpm2;
+mod lms;
 mod plan;
 mod pndm;
 mod run;
@@ -23,6 +27,7 @@ mod solver;
 mod spec;
 mod unipc;
 
+pub use churn::Churn;
 pub use clip::Clip;
 pub use consistency::{Consistency, ConsistencyForm};
 pub use ddim::{Ddim, ddim_encode};
@@ -33,6 +38,8 @@ pub use euler::{Euler, EulerAncestral};
 pub use exponential::{Integrand, Path};
 pub use heun::Heun;
 pub use history::Lowering;
+pub use kdpm2::{Kdpm2, Kdpm2Ancestral};
+pub use lms::Lms;
 pub use plan::{Compat, ConsistencyProcess, EdmProcess, Plan, Process, SchedulerSpec, TimeKind};
 pub use pndm::{Pndm, PndmLevels, PndmStart};
 pub use run::{StepInfo, sample};

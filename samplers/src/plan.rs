@@ -8,8 +8,9 @@ use tweedie_schedule::{
     Schedule, SigmaRange, SigmaRule, Spacing, StepGrid, StepRounding, TimestepMapping, prediction,
 };
 
+use crate::churned_euler::{ChurnedEuler, Output};
 use crate::spec::GridKind;
-use crate::{Clip, ConsistencyForm, Pndm, PndmLevels, PndmStart, SamplerError, Solver, SolverSpec};
+use crate::{Churn, Clip, ConsistencyForm, Pndm, PndmLevels, PndmStart, SamplerError, Solver, SolverSpec};
 
 /// What diffusers' samplers in sigma put in the place of `abar_T = 0`.
 const TERMINAL_ABAR: f64 = 1.0 / 16_777_216.0;
@@ -231,11 +232,12 @@ impl SchedulerSpec {
 
     /// The grid of `steps` moves and the solver.
     ///
-    /// Where this differs from stock diffusers, with K steps out of T ([`Compat::Diffusers`] follows it in the first two):
+    /// Where this differs from stock diffusers, with K steps out of T ([`Compat::Diffusers`] follows it in the first three):
     /// - DDIM moves to the next entry of the grid, and from the last one to its end. Diffusers moves down by a fixed
     ///   `floor(T / K)`, which misses the grid for linspace, and for trailing where K does not divide T; and for leading with
     ///   `steps_offset >= floor(T / K)` its last move stops short of the end.
-    /// - Heun's method makes Euler's step where its own would magnify errors ([`crate::Heun`]).
+    /// - Heun's and the midpoint method make Euler's step where their own would magnify errors ([`crate::Heun`]).
+    /// - Noise that Euler's method adds is added before the network is asked ([`Churn`]), and in diffusers after it.
     /// - Steps that leave 1..=T are an error (diffusers reads beyond its table), and the entry -1 that numpy's float stride
     ///   yields for some trailing grids is left out.
     /// - A first step without signal is an error for a model that predicts the noise, where diffusers divides by 0.
@@ -255,9 +257,16 @@ impl SchedulerSpec {
             Process::Edm(edm) => (self.edm_grid(&edm, steps)?, NetworkForm::Edm(edm)),
             Process::Consistency(of) => (self.consistency_grid(&of, steps)?, NetworkForm::Consistency(of)),
         };
-        let solver = match (self.solver, &network) {
+        let solver: Box<dyn Solver> = match (self.solver, &network) {
             (SolverSpec::Pndm { start, averaged }, NetworkForm::Table { schedule, .. }) => {
                 Box::new(Pndm::new(start, averaged).with_levels(self.pndm_levels(schedule, &grid, steps)?))
+            }
+            (SolverSpec::Euler { churn }, _) if churn != Churn::NONE && self.compat == Compat::Diffusers => {
+                let output = match network {
+                    NetworkForm::Edm(edm) => Output::Edm { sigma_data: edm.sigma_data },
+                    _ => Output::Prediction(self.prediction),
+                };
+                Box::new(ChurnedEuler { churn: churn.check()?, output })
             }
             _ => self.solver.build(self.clip, self.compat)?,
         };
@@ -386,6 +395,9 @@ impl SchedulerSpec {
         match kind {
             GridKind::Multistep if karras && rounded => StepRounding::Nearest,
             GridKind::Multistep => StepRounding::Down,
+            _ if karras && matches!(self.solver, SolverSpec::Kdpm2 | SolverSpec::Kdpm2Ancestral) => {
+                StepRounding::Nearest
+            }
             _ => StepRounding::None,
         }
     }

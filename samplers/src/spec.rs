@@ -3,8 +3,9 @@
 use tweedie_schedule::{Prediction, Spacing, Variance};
 
 use crate::{
-    Clip, Compat, Consistency, ConsistencyForm, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, Euler, EulerAncestral,
-    Heun, Lowering, Pndm, PndmStart, SamplerError, Solver, UniPc, UniPcOptions,
+    Churn, Clip, Compat, Consistency, ConsistencyForm, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, Euler,
+    EulerAncestral, Heun, Kdpm2, Kdpm2Ancestral, Lms, Lowering, Pndm, PndmStart, SamplerError, Solver, UniPc,
+    UniPcOptions,
 };
 
 /// How a diffusers class lays out its grid of levels (DIFFUSERS.md, section 3).
@@ -35,11 +36,26 @@ pub enum SolverSpec {
         use_clipped_model_output: bool,
     },
     /// Euler's method.
-    Euler,
+    Euler {
+        /// Noise before each move.
+        churn: Churn,
+    },
     /// Its ancestral form.
     EulerAncestral,
     /// Heun's method.
-    Heun,
+    Heun {
+        /// Noise before each move.
+        churn: Churn,
+    },
+    /// The linear multistep method.
+    Lms {
+        /// The highest order, 1 to 4.
+        order: usize,
+    },
+    /// The midpoint method.
+    Kdpm2,
+    /// Its ancestral form.
+    Kdpm2Ancestral,
     /// The multistep DPM-Solvers.
     Dpm(DpmOptions),
     /// DEIS.
@@ -64,16 +80,22 @@ pub enum SolverSpec {
 
 impl SolverSpec {
     /// The names that [`solver_by_name`] knows.
-    pub const NAMES: &'static str = "ddpm, ddim, euler, euler-ancestral, heun, dpm++2m, dpm++3m, dpm++3m-exact, dpm++2m-sde, dpm++3m-sde, dpm2m, \
+    pub const NAMES: &'static str = "ddpm, ddim, euler, euler-ancestral, heun, lms, kdpm2, kdpm2-ancestral, dpm++2m, dpm++3m, dpm++3m-exact, dpm++2m-sde, dpm++3m-sde, dpm2m, \
          dpm3m, deis, unipc, pndm, plms, lcm, consistency";
 
+    /// Other names, with those that they stand for: DPM-Solver-2 is the midpoint method ([`crate::Kdpm2`]).
+    pub const ALIASES: [(&'static str, &'static str); 1] = [("dpm-solver2", "kdpm2")];
+
     /// Every solver with its defaults, in the order of [`SolverSpec::NAMES`].
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::ddpm(),
         Self::ddim(),
-        Self::Euler,
+        Self::euler(),
         Self::EulerAncestral,
-        Self::Heun,
+        Self::heun(),
+        Self::lms(),
+        Self::Kdpm2,
+        Self::Kdpm2Ancestral,
         Self::Dpm(DpmOptions::plus_plus(DpmForm::Second)),
         Self::Dpm(DpmOptions::plus_plus(DpmForm::Third)),
         Self::Dpm(DpmOptions::plus_plus(DpmForm::ThirdExact)),
@@ -99,6 +121,21 @@ impl SolverSpec {
         Self::Ddim { eta: 0.0, use_clipped_model_output: false }
     }
 
+    /// Euler's method without noise.
+    pub const fn euler() -> Self {
+        Self::Euler { churn: Churn::NONE }
+    }
+
+    /// Heun's method without noise.
+    pub const fn heun() -> Self {
+        Self::Heun { churn: Churn::NONE }
+    }
+
+    /// The linear multistep method with diffusers' default: order 4.
+    pub const fn lms() -> Self {
+        Self::Lms { order: Lms::HIGHEST }
+    }
+
     /// DEIS with diffusers' defaults: order 2.
     pub const fn deis() -> Self {
         Self::Deis { form: DpmForm::Second, lowering: Lowering::ShortRuns }
@@ -114,9 +151,12 @@ impl SolverSpec {
         match self {
             Self::Ddpm { .. } => "ddpm",
             Self::Ddim { .. } => "ddim",
-            Self::Euler => "euler",
+            Self::Euler { .. } => "euler",
             Self::EulerAncestral => "euler-ancestral",
-            Self::Heun => "heun",
+            Self::Heun { .. } => "heun",
+            Self::Lms { .. } => "lms",
+            Self::Kdpm2 => "kdpm2",
+            Self::Kdpm2Ancestral => "kdpm2-ancestral",
             Self::Dpm(options) => options.name(),
             Self::Deis { .. } => "deis",
             Self::UniPc(_) => "unipc",
@@ -127,11 +167,18 @@ impl SolverSpec {
     }
 
     /// What the solver makes of a scheduler's clip, as the diffusers class of its name does: DDPM, DDIM, Heun, LCM and
-    /// consistency sampling apply any, DPM-Solver, DEIS and UniPC only dynamic thresholding, Euler, its ancestral form and PNDM
-    /// none.
+    /// consistency sampling apply any, DPM-Solver, DEIS and UniPC only dynamic thresholding, the others none.
     pub fn clip(&self, wanted: Clip) -> Clip {
         match (self, wanted) {
-            (Self::Euler | Self::EulerAncestral | Self::Pndm { .. }, _) => Clip::None,
+            (
+                Self::Euler { .. }
+                | Self::EulerAncestral
+                | Self::Lms { .. }
+                | Self::Kdpm2
+                | Self::Kdpm2Ancestral
+                | Self::Pndm { .. },
+                _,
+            ) => Clip::None,
             (Self::Dpm(_) | Self::Deis { .. } | Self::UniPc(_), Clip::Range(_)) => Clip::None,
             _ => wanted,
         }
@@ -149,7 +196,12 @@ impl SolverSpec {
     pub(crate) fn grid_kind(&self) -> GridKind {
         match self {
             Self::Ddpm { .. } | Self::Ddim { .. } | Self::Pndm { .. } | Self::Consistency(_) => GridKind::Steps,
-            Self::Euler | Self::EulerAncestral | Self::Heun => GridKind::Sigmas,
+            Self::Euler { .. }
+            | Self::EulerAncestral
+            | Self::Heun { .. }
+            | Self::Lms { .. }
+            | Self::Kdpm2
+            | Self::Kdpm2Ancestral => GridKind::Sigmas,
             Self::Dpm(_) | Self::Deis { .. } | Self::UniPc(_) => GridKind::Multistep,
         }
     }
@@ -157,7 +209,7 @@ impl SolverSpec {
     /// The solver, which clips `x_0` as told, as far as it clips at all ([`SolverSpec::clip`]).
     ///
     /// # Errors
-    /// If `eta` is negative or not finite, or the clip is out of range.
+    /// If `eta`, the churn, an order or the clip is out of range.
     pub fn build(&self, clip: Clip, compat: Compat) -> Result<Box<dyn Solver>, SamplerError> {
         let clip = self.clip(clip.check()?);
         match *self {
@@ -169,9 +221,12 @@ impl SolverSpec {
                 found: eta,
             }),
             Self::Ddim { eta, use_clipped_model_output } => Ok(Box::new(Ddim { eta, clip, use_clipped_model_output })),
-            Self::Euler => Ok(Box::new(Euler { clip })),
+            Self::Euler { churn } => Ok(Box::new(Euler { clip, churn: churn.check()? })),
             Self::EulerAncestral => Ok(Box::new(EulerAncestral { clip })),
-            Self::Heun => Ok(Box::new(Heun { clip, compat })),
+            Self::Heun { churn } => Ok(Box::new(Heun { clip, churn: churn.check()?, compat })),
+            Self::Lms { order } => Ok(Box::new(Lms::new(order)?)),
+            Self::Kdpm2 => Ok(Box::new(Kdpm2 { compat })),
+            Self::Kdpm2Ancestral => Ok(Box::new(Kdpm2Ancestral { compat })),
             Self::Dpm(options) => {
                 let form = if compat == Compat::Diffusers { options.form.of_diffusers() } else { options.form };
                 Ok(Box::new(DpmMultistep::new(DpmOptions { form, ..options }, clip)))
@@ -189,7 +244,8 @@ impl SolverSpec {
 /// # Errors
 /// If there is no such solver; the error lists those that exist.
 pub fn solver_by_name(name: &str) -> Result<SolverSpec, SamplerError> {
-    SolverSpec::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| SamplerError::UnknownName {
+    let canonical = SolverSpec::ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, of)| of);
+    SolverSpec::ALL.into_iter().find(|s| s.name() == canonical).ok_or_else(|| SamplerError::UnknownName {
         what: "sampler",
         found: name.to_owned(),
         known: SolverSpec::NAMES,

@@ -30,8 +30,8 @@ const STD: f64 = 0.4;
 /// Deterministic solvers and their orders.
 const ORDERS: [(SolverSpec, f64); 16] = [
     (SolverSpec::ddim(), 1.0),
-    (SolverSpec::Euler, 1.0),
-    (SolverSpec::Heun, 2.0),
+    (SolverSpec::euler(), 1.0),
+    (SolverSpec::heun(), 2.0),
     (SolverSpec::Dpm(DpmOptions::plus_plus(DpmForm::Second)), 2.0),
     // As published, with half of the quadratic term.
     (SolverSpec::Dpm(DpmOptions::plus_plus(DpmForm::Third)), 2.0),

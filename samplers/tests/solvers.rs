@@ -9,8 +9,8 @@ use common::{From, Silence, largest_difference, plane, run, uniform_grid, unifor
 use ndarray::{Array4, ArrayView4, Axis, Slice, stack};
 use tweedie_denoiser::{Denoiser, DenoiserError, MixtureOracle, Noise, Purpose, SeededNoise, ShiftedNoise};
 use tweedie_samplers::{
-    Clip, Compat, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, Euler, EulerAncestral, Heun, Solver, SolverSpec,
-    sample,
+    Churn, Clip, Compat, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, Euler, EulerAncestral, Heun, Solver,
+    SolverSpec, sample,
 };
 use tweedie_schedule::{BetaSchedule, LevelGrid, NoiseLevel, Schedule, Spacing, StepGrid, Variance};
 
@@ -405,8 +405,8 @@ fn clips_reach_the_solvers() {
     let (t, s) = (schedule.level(60), schedule.level(30));
     let to_one = &start * (s.sigma() / t.sigma()) + (s.alpha() - t.alpha() * s.sigma() / t.sigma());
     let solvers: [Box<dyn Solver>; 5] = [
-        Box::new(Euler { clip }),
-        Box::new(Heun { clip, compat: Compat::Published }),
+        Box::new(Euler { clip, churn: Churn::NONE }),
+        Box::new(Heun { clip, churn: Churn::NONE, compat: Compat::Published }),
         Box::new(DpmMultistep::new(DpmOptions::plus_plus(DpmForm::Second), clip)),
         Box::new(DpmMultistep::new(DpmOptions::plus_plus(DpmForm::Third), clip)),
         Box::new(DpmMultistep::new(DpmOptions::plus_plus(DpmForm::ThirdExact), clip)),

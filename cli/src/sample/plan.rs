@@ -426,6 +426,8 @@ pub fn parameters(
         BetaSchedule::Sigmoid { start, end } => ("sigmoid", Some(start), Some(end), None),
         BetaSchedule::Exponential { start, end } => ("exponential", Some(start), Some(end), None),
         BetaSchedule::Cosine { .. } => ("cosine", None, None, None),
+        BetaSchedule::Laplace => ("laplace", None, None, None),
+        BetaSchedule::FallingAbar => ("exp", None, None, None),
         BetaSchedule::Custom(table) => ("table", None, None, Some(table)),
         _ => ("unknown", None, None, None),
     };

@@ -102,7 +102,7 @@ pub const CLASSES: &[Class] = &[
     Class {
         name: "EulerDiscreteScheduler",
         kind: Kind::Table,
-        solver: Some(SolverSpec::Euler),
+        solver: Some(SolverSpec::euler()),
         own: &[
             ("interpolation_type", Text("linear")),
             ("use_karras_sigmas", Flag(false)),
@@ -125,7 +125,7 @@ pub const CLASSES: &[Class] = &[
     Class {
         name: "HeunDiscreteScheduler",
         kind: Kind::Table,
-        solver: Some(SolverSpec::Heun),
+        solver: Some(SolverSpec::heun()),
         own: &[
             ("beta_start", Number(0.00085)),
             ("beta_end", Number(0.012)),
@@ -140,7 +140,7 @@ pub const CLASSES: &[Class] = &[
     Class {
         name: "LMSDiscreteScheduler",
         kind: Kind::Table,
-        solver: None,
+        solver: Some(SolverSpec::lms()),
         own: &[
             ("use_karras_sigmas", Flag(false)),
             ("use_exponential_sigmas", Flag(false)),
@@ -148,8 +148,13 @@ pub const CLASSES: &[Class] = &[
             ("timestep_spacing", Text("linspace")),
         ],
     },
-    Class { name: "KDPM2DiscreteScheduler", kind: Kind::Table, solver: None, own: KDPM2 },
-    Class { name: "KDPM2AncestralDiscreteScheduler", kind: Kind::Table, solver: None, own: KDPM2 },
+    Class { name: "KDPM2DiscreteScheduler", kind: Kind::Table, solver: Some(SolverSpec::Kdpm2), own: KDPM2 },
+    Class {
+        name: "KDPM2AncestralDiscreteScheduler",
+        kind: Kind::Table,
+        solver: Some(SolverSpec::Kdpm2Ancestral),
+        own: KDPM2,
+    },
     Class {
         name: "DPMSolverMultistepScheduler",
         kind: Kind::Table,
@@ -210,7 +215,7 @@ pub const CLASSES: &[Class] = &[
     Class {
         name: "EDMEulerScheduler",
         kind: Kind::Edm,
-        solver: Some(SolverSpec::Euler),
+        solver: Some(SolverSpec::euler()),
         own: &[
             ("num_train_timesteps", Number(1000.0)),
             ("prediction_type", Text("epsilon")),
@@ -326,9 +331,12 @@ impl Class {
         Self::named(match solver {
             SolverSpec::Ddpm { .. } => "DDPMScheduler",
             SolverSpec::Ddim { .. } => "DDIMScheduler",
-            SolverSpec::Euler => "EulerDiscreteScheduler",
+            SolverSpec::Euler { .. } => "EulerDiscreteScheduler",
             SolverSpec::EulerAncestral => "EulerAncestralDiscreteScheduler",
-            SolverSpec::Heun => "HeunDiscreteScheduler",
+            SolverSpec::Lms { .. } => "LMSDiscreteScheduler",
+            SolverSpec::Kdpm2 => "KDPM2DiscreteScheduler",
+            SolverSpec::Kdpm2Ancestral => "KDPM2AncestralDiscreteScheduler",
+            SolverSpec::Heun { .. } => "HeunDiscreteScheduler",
             SolverSpec::Dpm(_) => "DPMSolverMultistepScheduler",
             SolverSpec::Deis { .. } => "DEISMultistepScheduler",
             SolverSpec::UniPc(_) => "UniPCMultistepScheduler",

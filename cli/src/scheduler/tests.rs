@@ -81,8 +81,11 @@ fn files_of_other_samplers_serve_a_wanted_one() {
     let spacing = |file, wanted| read(file, Some(wanted)).map(|spec| spec.spacing);
     let bare = serde_json::json!({"_class_name": "DDIMScheduler"});
     assert_eq!(spacing(bare.clone(), SolverSpec::ddim()), Ok(Spacing::Leading));
-    assert_eq!(spacing(bare, SolverSpec::Heun), Ok(Spacing::Linspace));
-    assert_eq!(spacing(serde_json::json!({"timestep_spacing": "trailing"}), SolverSpec::Euler), Ok(Spacing::Trailing));
+    assert_eq!(spacing(bare, SolverSpec::heun()), Ok(Spacing::Linspace));
+    assert_eq!(
+        spacing(serde_json::json!({"timestep_spacing": "trailing"}), SolverSpec::euler()),
+        Ok(Spacing::Trailing)
+    );
     for wanted in [None, Some(SolverSpec::ddim())] {
         let refused = read(serde_json::json!({"_class_name": "FlowMatchEulerDiscreteScheduler"}), wanted).unwrap_err();
         assert!(refused.contains("FlowMatchEulerDiscreteScheduler") && refused.contains("DDIMScheduler"), "{refused}");

@@ -68,7 +68,7 @@ fn lines() -> Result<Vec<Line>, Box<dyn Error>> {
         ("ddpm, euler-ancestral, ddim with eta 1", SolverSpec::ddpm(), RGBColor(150, 150, 150), true, 1.0),
         ("dpm++2m-sde", SolverSpec::Dpm(DpmOptions::sde(DpmForm::Second)), RGBColor(148, 103, 189), true, 1.0),
         ("ddim, euler", SolverSpec::ddim(), RGBColor(196, 78, 82), false, 1.0),
-        ("heun", SolverSpec::Heun, RGBColor(221, 132, 42), false, 2.0),
+        ("heun", SolverSpec::heun(), RGBColor(221, 132, 42), false, 2.0),
         ("dpm++2m", multistep(DpmForm::Second), RGBColor(46, 139, 87), false, 1.0),
         ("dpm++3m", multistep(DpmForm::Third), RGBColor(100, 160, 220), false, 1.0),
         ("dpm++3m-exact", multistep(DpmForm::ThirdExact), RGBColor(30, 70, 150), false, 1.0),
