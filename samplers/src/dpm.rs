@@ -50,7 +50,7 @@ pub enum DpmForm {
 
 impl DpmForm {
     /// The form of as many estimates with the exact integral.
-    pub(crate) fn exact(self) -> Self {
+    fn exact(self) -> Self {
         if self.estimates() == 3 { Self::ThirdExact } else { self }
     }
 
@@ -130,7 +130,7 @@ impl DpmOptions {
             (Integrand::Data, Path::Sde, _) => "dpm++3m-sde",
             (Integrand::Noise, Path::Ode, DpmForm::First) => "dpm1m",
             (Integrand::Noise, Path::Ode, DpmForm::Second) => "dpm2m",
-            (Integrand::Noise, Path::Ode, DpmForm::ThirdExact) => "deis",
+            (Integrand::Noise, Path::Ode, DpmForm::ThirdExact) => "dpm3m-exact",
             (Integrand::Noise, Path::Ode, _) => "dpm3m",
             (Integrand::Noise, Path::Sde, DpmForm::First) => "dpm1m-sde",
             (Integrand::Noise, Path::Sde, DpmForm::Second) => "dpm2m-sde",
@@ -153,18 +153,25 @@ pub struct DpmMultistep {
     options: DpmOptions,
     clip: Clip,
     history: History,
+    is_deis: bool,
 }
 
 impl DpmMultistep {
     /// The solver with its options, which clips `x_0` as told.
     pub fn new(options: DpmOptions, clip: Clip) -> Self {
-        Self { options, clip, history: History::default() }
+        Self { options, clip, history: History::default(), is_deis: false }
+    }
+
+    /// DEIS of as many estimates as a form has: estimates of `eps`, and exact integrals.
+    pub fn deis(form: DpmForm, lowering: Lowering, clip: Clip) -> Self {
+        let options = DpmOptions { slope: DpmSlope::Heun, lowering, ..DpmOptions::noise(form.exact()) };
+        Self { is_deis: true, ..Self::new(options, clip) }
     }
 }
 
 impl Solver for DpmMultistep {
     fn name(&self) -> &'static str {
-        self.options.name()
+        if self.is_deis { "deis" } else { self.options.name() }
     }
 
     fn begin(&mut self) {

@@ -3,7 +3,7 @@
 use tweedie_schedule::{Prediction, Spacing, Variance};
 
 use crate::{
-    Churn, Clip, Compat, Consistency, ConsistencyForm, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, DpmSlope, Euler,
+    Churn, Clip, Compat, Consistency, ConsistencyForm, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, Euler,
     EulerAncestral, Heun, Kdpm2, Kdpm2Ancestral, Lms, Lowering, Pndm, PndmStart, SamplerError, Solver, UniPc,
     UniPcOptions,
 };
@@ -231,10 +231,7 @@ impl SolverSpec {
                 let form = if compat == Compat::Diffusers { options.form.of_diffusers() } else { options.form };
                 Ok(Box::new(DpmMultistep::new(DpmOptions { form, ..options }, clip)))
             }
-            Self::Deis { form, lowering } => {
-                let options = DpmOptions { slope: DpmSlope::Heun, lowering, ..DpmOptions::noise(form.exact()) };
-                Ok(Box::new(DpmMultistep::new(options, clip)))
-            }
+            Self::Deis { form, lowering } => Ok(Box::new(DpmMultistep::deis(form, lowering, clip))),
             Self::UniPc(options) => Ok(Box::new(UniPc::new(options, clip)?)),
             Self::Pndm { start, averaged } => Ok(Box::new(Pndm::new(start, averaged))),
             Self::Consistency(form) => Ok(Box::new(Consistency { form, clip })),

@@ -17,7 +17,7 @@ use tweedie_schedule::{BetaSchedule, LevelGrid, NoiseLevel, Schedule, Spacing, S
 const SHAPE: [usize; 4] = [3, 2, 1, 1];
 
 /// The samplers that draw noise by default.
-const STOCHASTIC: [&str; 4] = ["ddpm", "euler-ancestral", "dpm++2m-sde", "dpm++3m-sde"];
+const STOCHASTIC: [&str; 6] = ["ddpm", "euler-ancestral", "dpm++2m-sde", "dpm++3m-sde", "lcm", "consistency"];
 
 /// The levels that a grid visits, from the first to the end.
 fn levels(grid: &StepGrid, schedule: &Schedule) -> Vec<NoiseLevel> {
@@ -330,7 +330,7 @@ impl Denoiser for Counting<'_> {
     }
 }
 
-/// One call a move; Heun's method two but for the last, 2 K - 1. Noise is drawn by the stochastic samplers alone.
+/// One call a move; Heun's method two but for the last, 2 K - 1; PLMS two in the first, PNDM four in each of three. Noise is drawn by the stochastic samplers alone.
 #[test]
 fn calls_of_the_network() {
     let oracle = plane();
@@ -344,7 +344,12 @@ fn calls_of_the_network() {
         let silent = From { start: normal(&seeded, Purpose::Initial), steps: Silence };
         let noise: &dyn Noise = if stochastic { &seeded } else { &silent };
         run(&counting, &grid, &schedule, &mut *solver, noise, SHAPE);
-        let expected = if spec == SolverSpec::heun() { 33 } else { 17 };
+        let expected = match spec.name() {
+            "heun" => 33,
+            "pndm" => 26,
+            "plms" => 18,
+            _ => 17,
+        };
         assert_eq!(counting.calls.get(), expected, "{}", spec.name());
     }
 }
@@ -379,7 +384,9 @@ fn samplers_start_without_signal() {
     for spec in SolverSpec::ALL {
         let found = states(&oracle, &case, &mut *spec.build(Clip::None, Compat::Published).unwrap(), &noise);
         let expected = if STOCHASTIC.contains(&spec.name()) { &sde } else { &ode };
-        assert!(largest_difference(&found[0], expected) < 1e-12, "{}", spec.name());
+        // Consistency sampling leaves out a trace of the noise, or leaves in one of the state.
+        let tolerance = if matches!(spec, SolverSpec::Consistency(_)) { 1e-5 } else { 1e-12 };
+        assert!(largest_difference(&found[0], expected) < tolerance, "{}", spec.name());
         // The result is a plausible point of the mixture.
         let density = oracle.log_density(found[24].view(), schedule.level(30), &tweedie_denoiser::Condition::none(3));
         assert!(density.unwrap().into_iter().all(|d| d > -12.0), "{}: {}", spec.name(), found[24]);
