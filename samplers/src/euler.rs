@@ -22,7 +22,7 @@ use crate::{Advance, Churn, Clip, Ddim, Move, SamplerError, Solver};
 /// With noise it is Algorithm 2 of Karras 2022 without its second call.
 ///
 /// Verified by `euler_is_the_edm_step_and_ddim`. Verified by `orders_on_a_mixture`.
-/// Verified by `stochastic_samplers_draw_the_mixture`.
+/// Verified by `churned_samplers_draw_the_mixture`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Euler {
     /// Post-processing of the estimate of `x_0`.

@@ -38,7 +38,8 @@ pub(crate) fn magnifies(from: NoiseLevel, to: NoiseLevel, compat: Compat) -> boo
 ///
 /// The estimate of `x_0` that an observer sees is that of the second call, at the level that the move leads to.
 ///
-/// Verified by `heun_is_the_trapezoidal_rule`. Verified by `stochastic_samplers_draw_the_mixture`. Verified by `heun_does_not_magnify_errors`. Verified by `orders_on_a_mixture`.
+/// Verified by `heun_is_the_trapezoidal_rule`. Verified by `edm_heun_is_algorithm_1`.
+/// Verified by `churned_samplers_draw_the_mixture`. Verified by `heun_does_not_magnify_errors`. Verified by `orders_on_a_mixture`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Heun {
     /// Post-processing of the estimates of `x_0`; the slopes are those of what it returns.

@@ -30,7 +30,7 @@ const APART: f64 = 1e-12;
 ///
 /// The estimate of `x_0` that an observer sees is that of the second call.
 ///
-/// Verified by `kdpm2_is_the_midpoint_rule`. Verified by `orders_on_a_mixture`.
+/// Verified by `kdpm2_is_the_midpoint_rule`. Verified by `orders_of_the_sigma_family`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Kdpm2 {
     /// Whether long steps from hardly any signal are of two calls, too, as in diffusers ([`crate::Heun`]).
@@ -57,7 +57,7 @@ impl Solver for Kdpm2 {
 ///
 /// $$ y' = y + (s'^2 / s - s) d(\tilde y, s') + s' \sqrt{1 - s'^2 / s^2}\\, z $$
 ///
-/// Verified by `kdpm2_ancestral_step_by_hand`. Verified by `stochastic_samplers_draw_the_mixture`.
+/// Verified by `kdpm2_ancestral_step_by_hand`. Verified by `churned_samplers_draw_the_mixture`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Kdpm2Ancestral {
     /// As in [`Kdpm2`].

@@ -21,7 +21,7 @@ use crate::{Advance, Move, SamplerError, Solver};
 ///
 /// $$ y' = y + \sum_k d_k \int_{s_0}^{s'} \prod_{j \ne k} \frac{s - s_j}{s_k - s_j} ds $$
 ///
-/// Verified by `lms_is_exact_for_polynomial_slopes`. Verified by `orders_on_a_mixture`.
+/// Verified by `lms_is_exact_for_polynomial_slopes`. Verified by `orders_of_the_sigma_family`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lms {
     order: usize,

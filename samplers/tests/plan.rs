@@ -314,7 +314,9 @@ fn solvers_have_the_defaults_of_their_classes() {
             "lcm" | "consistency" => ([range, dynamic], Spacing::Leading),
             "pndm" | "plms" => ([Clip::None, Clip::None], Spacing::Leading),
             "heun" => ([range, dynamic], Spacing::Linspace),
-            "euler" | "euler-ancestral" => ([Clip::None, Clip::None], Spacing::Linspace),
+            "euler" | "euler-ancestral" | "lms" | "kdpm2" | "kdpm2-ancestral" => {
+                ([Clip::None, Clip::None], Spacing::Linspace)
+            }
             _ => ([Clip::None, dynamic], Spacing::Linspace),
         };
         assert_eq!([range, dynamic].map(|clip| spec.clip(clip)), expected, "{}", spec.name());

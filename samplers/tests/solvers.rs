@@ -17,7 +17,8 @@ use tweedie_schedule::{BetaSchedule, LevelGrid, NoiseLevel, Schedule, Spacing, S
 const SHAPE: [usize; 4] = [3, 2, 1, 1];
 
 /// The samplers that draw noise by default.
-const STOCHASTIC: [&str; 6] = ["ddpm", "euler-ancestral", "dpm++2m-sde", "dpm++3m-sde", "lcm", "consistency"];
+const STOCHASTIC: [&str; 7] =
+    ["ddpm", "euler-ancestral", "kdpm2-ancestral", "dpm++2m-sde", "dpm++3m-sde", "lcm", "consistency"];
 
 /// The levels that a grid visits, from the first to the end.
 fn levels(grid: &StepGrid, schedule: &Schedule) -> Vec<NoiseLevel> {
@@ -345,7 +346,7 @@ fn calls_of_the_network() {
         let noise: &dyn Noise = if stochastic { &seeded } else { &silent };
         run(&counting, &grid, &schedule, &mut *solver, noise, SHAPE);
         let expected = match spec.name() {
-            "heun" => 33,
+            "heun" | "kdpm2" | "kdpm2-ancestral" => 33,
             "pndm" => 26,
             "plms" => 18,
             _ => 17,

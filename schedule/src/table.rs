@@ -88,26 +88,31 @@ impl Schedule {
         Self::from_betas(betas)
     }
 
-    /// The same schedule up to step T - 1, and `abar_T` as given: diffusers' Euler and DPM-Solver put `2^-24` in the place of
-    /// the 0 of [`Schedule::rescaled_zero_terminal_snr`].
+    /// The same schedule with `abar_T` as given: diffusers' Euler and DPM-Solver put `2^-24` in the place of the 0 of
+    /// [`Schedule::rescaled_zero_terminal_snr`].
+    ///
+    /// Steps before T that have less signal than that (the last three of 1000 rescaled linear betas) are put between, evenly in
+    /// the logarithm. Diffusers leaves them where they are, so that its noise falls from there to step T; a grid that visits
+    /// none of them is the same.
     ///
     /// # Errors
-    /// If `abar` is not in (0, 1), or not below that of step T - 1.
+    /// If `abar` is not in (0, 1).
     ///
     /// Verified by `a_terminal_level_is_set`.
     pub fn with_terminal_abar(&self, abar: f64) -> Result<Self, ScheduleError> {
         if !(abar > 0.0 && abar < 1.0) {
             return Err(parameter("Schedule::with_terminal_abar", "abar_T", "in (0, 1)", abar));
         }
-        let steps = self.steps();
-        let before = self.levels[steps - 1];
-        let last = NoiseLevel::from_log_abar(abar.ln())?;
-        if !last.noisier_than(before) {
-            return Err(ScheduleError::NotDecreasing { t: steps });
-        }
+        let (steps, end) = (self.steps(), NoiseLevel::from_log_abar(abar.ln())?);
+        let kept = self.levels[..steps].partition_point(|level| end.noisier_than(*level)) - 1;
+        let from = 2.0 * self.levels[kept].alpha().ln();
         let mut changed = self.clone();
-        changed.betas[steps - 1] = last.beta_since(before);
-        changed.levels[steps] = last;
+        for t in kept + 1..=steps {
+            let fraction = (t - kept) as f64 / (steps - kept) as f64;
+            let level = if t == steps { end } else { NoiseLevel::from_log_abar(from + fraction * (abar.ln() - from))? };
+            changed.betas[t - 1] = level.beta_since(changed.levels[t - 1]);
+            changed.levels[t] = level;
+        }
         Ok(changed)
     }
 

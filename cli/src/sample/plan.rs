@@ -7,7 +7,7 @@ use ndarray::{Array4, ArrayView4};
 use serde_json::{Value, json};
 use tweedie_checkpoint::ModelKind;
 use tweedie_denoiser::{Denoiser, DenoiserError, Estimate, MixtureOracle, Noise, Purpose};
-use tweedie_samplers::{Clip, Compat, Plan, SamplerError, SchedulerSpec, SolverSpec};
+use tweedie_samplers::{Churn, Clip, Compat, Lms, Plan, SamplerError, SchedulerSpec, SolverSpec};
 use tweedie_schedule::{BetaSchedule, GridEnd, NoiseLevel, Prediction, ScheduleError, SigmaRule, Spacing};
 
 use crate::args::{self, ProcessArgs, SampleArgs};
@@ -46,6 +46,10 @@ pub struct Overrides<'a> {
     pub eta: Option<f64>,
     /// `--sigmas`.
     pub sigmas: Option<&'a str>,
+    /// `--churn` and its companions.
+    pub churn: Option<Churn>,
+    /// `--order`.
+    pub order: Option<usize>,
     /// `--compat`.
     pub compat: Compat,
     /// `--schedule` and its companions.
@@ -61,6 +65,8 @@ impl<'a> Overrides<'a> {
             prediction: None,
             eta: None,
             sigmas: None,
+            churn: None,
+            order: None,
             compat: Compat::Published,
             process,
         }
@@ -75,6 +81,13 @@ impl<'a> From<&'a SampleArgs> for Overrides<'a> {
             prediction: args.prediction.as_deref(),
             eta: args.eta,
             sigmas: args.sigmas.as_deref(),
+            churn: args.churn.map(|amount| Churn {
+                amount,
+                s_min: args.s_tmin.unwrap_or(Churn::NONE.s_min),
+                s_max: args.s_tmax.unwrap_or(Churn::NONE.s_max),
+                noise: args.s_noise.unwrap_or(Churn::NONE.noise),
+            }),
+            order: args.order.map(Into::into),
             compat: if args.compat { Compat::Diffusers } else { Compat::Published },
             process: &args.process,
         }
@@ -101,6 +114,26 @@ pub fn scheduler(model: &Loaded, options: &Overrides<'_>) -> Result<SchedulerSpe
         spec.sigmas = SigmaRule::from_name(name)?;
     }
     spec.compat = options.compat;
+    if let Some(wanted) = options.churn {
+        match &mut spec.solver {
+            SolverSpec::Euler { churn } | SolverSpec::Heun { churn } => *churn = wanted,
+            other => {
+                return Err(usage(format!(
+                    "--churn is an option of euler and heun, and the sampler is {}",
+                    other.name()
+                )));
+            }
+        }
+    }
+    if let Some(wanted) = options.order {
+        match &mut spec.solver {
+            SolverSpec::Lms { order } if wanted <= Lms::HIGHEST => *order = wanted,
+            SolverSpec::Lms { .. } => {
+                return Err(usage(format!("--order {wanted}: lms has the orders 1 to {}", Lms::HIGHEST)));
+            }
+            other => return Err(usage(format!("--order is an option of lms, and the sampler is {}", other.name()))),
+        }
+    }
     if let Some(eta) = options.eta {
         match &mut spec.solver {
             SolverSpec::Ddim { eta: own, .. } => *own = eta,
@@ -411,12 +444,18 @@ pub fn parameters(
     guidance: f64,
 ) -> Value {
     let (mut eta, mut to_one, mut clipped, mut variance) = (None, None, None, None);
+    let (mut churn, mut order) = (None, None);
     match spec.solver {
         SolverSpec::Ddim { eta: own, use_clipped_model_output } => {
             (eta, to_one) = (Some(own), Some(spec.end == GridEnd::Clean));
             clipped = Some(use_clipped_model_output);
         }
         SolverSpec::Ddpm { variance: own } => variance = Some(own.config_name()),
+        SolverSpec::Euler { churn: own } | SolverSpec::Heun { churn: own } if own != Churn::NONE => {
+            let highest = own.s_max.is_finite().then_some(own.s_max);
+            churn = Some(json!({ "churn": own.amount, "s_tmin": own.s_min, "s_tmax": highest, "s_noise": own.noise }));
+        }
+        SolverSpec::Lms { order: own } => order = Some(own),
         _ => {}
     }
     let (betas, start, end, table) = match &spec.betas {
@@ -458,6 +497,8 @@ pub fn parameters(
         "steps": steps,
         "spacing": spec.spacing.name(),
         "sigmas": spec.sigmas.name(),
+        "churn": churn,
+        "order": order,
         "compat": spec.compat == Compat::Diffusers,
         "eta": eta,
         "guidance": guidance,
