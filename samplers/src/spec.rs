@@ -280,8 +280,7 @@ pub enum VarianceType {
 
 impl VarianceType {
     /// The names that [`VarianceType::from_config_name`] knows.
-    pub const NAMES: &'static str = "ddpm, ddim, euler, euler-ancestral, heun, lms, kdpm2, kdpm2-ancestral, dpm++2m, dpm++3m, \
-         dpm++3m-exact, dpm++2m-sde, dpm++3m-sde, dpm2m, dpm3m, deis, dpm++2s, dpm++3s, unipc, pndm, plms, lcm, consistency";
+    pub const NAMES: &'static str = "fixed_small, fixed_small_log, fixed_large, fixed_large_log, unit, learned_range";
 
     /// The name in a scheduler file.
     pub fn config_name(self) -> &'static str {
