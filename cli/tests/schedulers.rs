@@ -10,8 +10,6 @@ use common::Bench;
 use serde_json::{Value, json};
 use tweedie_checkpoint::TensorFile;
 
-/// Classes whose samplers are missing.
-const NOT_YET: [&str; 4] = ["LMSDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSinglestep"];
 /// Both sides compute in f32.
 const TOLERANCE: f64 = 1e-4;
 
@@ -43,9 +41,6 @@ fn every_scheduler_ends_where_diffusers_does() {
     let mut wrong = Vec::new();
     for (number, case) in cases["cases"].as_array().unwrap().iter().enumerate() {
         let name = case["name"].as_str().unwrap();
-        if NOT_YET.iter().any(|class| name.starts_with(class)) {
-            continue;
-        }
         let dir = format!("model{number}");
         pipeline(&bench, &golden, &dir, &case["config"]);
         let steps = &case["steps"];

@@ -3,9 +3,9 @@
 use tweedie_schedule::{Prediction, Spacing, Variance};
 
 use crate::{
-    Churn, Clip, Compat, Consistency, ConsistencyForm, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, Euler,
-    EulerAncestral, Heun, Kdpm2, Kdpm2Ancestral, Lms, Lowering, Pndm, PndmStart, SamplerError, Solver, UniPc,
-    UniPcOptions,
+    Churn, Clip, Compat, Consistency, ConsistencyForm, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, DpmSinglestep,
+    Euler, EulerAncestral, GroupSize, Heun, Kdpm2, Kdpm2Ancestral, Lms, Lowering, Pndm, PndmStart, SamplerError,
+    SinglestepOptions, Solver, UniPc, UniPcOptions,
 };
 
 /// How a diffusers class lays out its grid of levels (DIFFUSERS.md, section 3).
@@ -65,6 +65,8 @@ pub enum SolverSpec {
         /// Where the order is lowered (`lower_order_final`).
         lowering: Lowering,
     },
+    /// The singlestep DPM-Solvers.
+    DpmSinglestep(SinglestepOptions),
     /// UniPC.
     UniPc(UniPcOptions),
     /// PNDM and PLMS.
@@ -80,14 +82,14 @@ pub enum SolverSpec {
 
 impl SolverSpec {
     /// The names that [`solver_by_name`] knows.
-    pub const NAMES: &'static str = "ddpm, ddim, euler, euler-ancestral, heun, lms, kdpm2, kdpm2-ancestral, dpm++2m, dpm++3m, dpm++3m-exact, dpm++2m-sde, dpm++3m-sde, dpm2m, \
-         dpm3m, deis, unipc, pndm, plms, lcm, consistency";
+    pub const NAMES: &'static str = "ddpm, ddim, euler, euler-ancestral, heun, lms, kdpm2, kdpm2-ancestral, dpm++2m, dpm++3m, \
+         dpm++3m-exact, dpm++2m-sde, dpm++3m-sde, dpm2m, dpm3m, deis, dpm++2s, dpm++3s, unipc, pndm, plms, lcm, consistency";
 
     /// Other names, with those that they stand for: DPM-Solver-2 is the midpoint method ([`crate::Kdpm2`]).
     pub const ALIASES: [(&'static str, &'static str); 1] = [("dpm-solver2", "kdpm2")];
 
     /// Every solver with its defaults, in the order of [`SolverSpec::NAMES`].
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::ddpm(),
         Self::ddim(),
         Self::euler(),
@@ -104,6 +106,8 @@ impl SolverSpec {
         Self::Dpm(DpmOptions::noise(DpmForm::Second)),
         Self::Dpm(DpmOptions::noise(DpmForm::Third)),
         Self::deis(),
+        Self::DpmSinglestep(SinglestepOptions::plus_plus(GroupSize::Two)),
+        Self::DpmSinglestep(SinglestepOptions::plus_plus(GroupSize::Three)),
         Self::UniPc(UniPcOptions::new(2)),
         Self::pndm(PndmStart::RungeKutta),
         Self::pndm(PndmStart::Multistep),
@@ -159,6 +163,7 @@ impl SolverSpec {
             Self::Kdpm2Ancestral => "kdpm2-ancestral",
             Self::Dpm(options) => options.name(),
             Self::Deis { .. } => "deis",
+            Self::DpmSinglestep(options) => options.name(),
             Self::UniPc(_) => "unipc",
             Self::Pndm { start: PndmStart::RungeKutta, .. } => "pndm",
             Self::Pndm { .. } => "plms",
@@ -179,7 +184,7 @@ impl SolverSpec {
                 | Self::Pndm { .. },
                 _,
             ) => Clip::None,
-            (Self::Dpm(_) | Self::Deis { .. } | Self::UniPc(_), Clip::Range(_)) => Clip::None,
+            (Self::Dpm(_) | Self::DpmSinglestep(_) | Self::Deis { .. } | Self::UniPc(_), Clip::Range(_)) => Clip::None,
             _ => wanted,
         }
     }
@@ -202,7 +207,7 @@ impl SolverSpec {
             | Self::Lms { .. }
             | Self::Kdpm2
             | Self::Kdpm2Ancestral => GridKind::Sigmas,
-            Self::Dpm(_) | Self::Deis { .. } | Self::UniPc(_) => GridKind::Multistep,
+            Self::Dpm(_) | Self::DpmSinglestep(_) | Self::Deis { .. } | Self::UniPc(_) => GridKind::Multistep,
         }
     }
 
@@ -232,6 +237,7 @@ impl SolverSpec {
                 Ok(Box::new(DpmMultistep::new(DpmOptions { form, ..options }, clip)))
             }
             Self::Deis { form, lowering } => Ok(Box::new(DpmMultistep::deis(form, lowering, clip))),
+            Self::DpmSinglestep(options) => Ok(Box::new(DpmSinglestep::new(options, clip, compat))),
             Self::UniPc(options) => Ok(Box::new(UniPc::new(options, clip)?)),
             Self::Pndm { start, averaged } => Ok(Box::new(Pndm::new(start, averaged))),
             Self::Consistency(form) => Ok(Box::new(Consistency { form, clip })),
@@ -274,7 +280,8 @@ pub enum VarianceType {
 
 impl VarianceType {
     /// The names that [`VarianceType::from_config_name`] knows.
-    pub const NAMES: &'static str = "fixed_small, fixed_small_log, fixed_large, fixed_large_log, unit, learned_range";
+    pub const NAMES: &'static str = "ddpm, ddim, euler, euler-ancestral, heun, lms, kdpm2, kdpm2-ancestral, dpm++2m, dpm++3m, \
+         dpm++3m-exact, dpm++2m-sde, dpm++3m-sde, dpm2m, dpm3m, deis, dpm++2s, dpm++3s, unipc, pndm, plms, lcm, consistency";
 
     /// The name in a scheduler file.
     pub fn config_name(self) -> &'static str {

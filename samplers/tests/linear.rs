@@ -1,4 +1,4 @@
-//! PNDM, PLMS and consistency sampling against their formulas, on denoisers whose answers are known.
+//! PNDM, PLMS, the singlestep DPM-Solver and consistency sampling against their formulas, on denoisers whose answers are known.
 
 mod common;
 
@@ -8,7 +8,10 @@ use std::sync::Mutex;
 use common::Silence;
 use ndarray::{Array4, ArrayView4};
 use tweedie_denoiser::{Denoiser, DenoiserError, Noise, Purpose, SeededNoise};
-use tweedie_samplers::{Clip, Consistency, ConsistencyForm, Pndm, PndmLevels, PndmStart, SamplerError, Solver, sample};
+use tweedie_samplers::{
+    Clip, Compat, Consistency, ConsistencyForm, DpmSinglestep, GroupSize, LastMove, Pndm, PndmLevels, PndmStart,
+    SamplerError, SinglestepOptions, Solver, sample,
+};
 use tweedie_schedule::{LevelGrid, NoiseLevel, Prediction};
 
 const SHAPE: [usize; 4] = [1, 1, 1, 2];
@@ -136,6 +139,56 @@ fn pndm_takes_given_levels() {
     assert_close(&at[..2], &[9.0, end], "asked");
     let y = 0.7 / level(8.0).alpha();
     assert_close(&found[1..2], &[y + (end - 8.0) * (eps(9.0) + eps(end)) / 2.0], "PLMS");
+}
+
+/// A denoiser whose estimate of `x_0` is a function of `lambda` alone.
+struct Data;
+
+fn data(lambda: f64) -> f64 {
+    (0.7 * lambda).cos() + 0.2 * lambda
+}
+
+impl Denoiser for Data {
+    fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, DenoiserError> {
+        Ok(Array4::from_elem(x.dim(), data(-level.edm_sigma().ln())))
+    }
+}
+
+/// Each move from the first state of its group, over the whole way so far: four moves in groups of two, of which the last would
+/// end a group and is of order 1, and five in groups of three.
+#[test]
+fn singlestep_moves_by_hand() {
+    for (group, moves, orders) in [(GroupSize::Two, 4, [1, 2, 1, 1, 0]), (GroupSize::Three, 5, [1, 2, 3, 1, 2])] {
+        let visited = &VISITED[..moves];
+        let grid = grid(visited);
+        let ends: Vec<f64> = visited.iter().copied().chain([END]).collect();
+        let lambda = |k: usize| -ends[k].ln();
+        let mut x = vec![0.7];
+        for (k, order) in orders.into_iter().enumerate().take(moves) {
+            let first = k + 1 - order;
+            let (h, e) = (lambda(k + 1) - lambda(first), 1.0 - ends[k + 1] / ends[first]);
+            let m = |k: usize| data(lambda(k));
+            let slope = |k: usize| (m(k) - m(first)) / ((lambda(k) - lambda(first)) / h);
+            let bracket = match order {
+                1 => e * m(k),
+                2 => e * m(first) + 0.5 * e * slope(k),
+                _ => e * m(first) + (1.0 - e / h) * slope(k),
+            };
+            let (from, to) = (level(ends[first]), level(ends[k + 1]));
+            x.push(to.sigma() / from.sigma() * x[first] + to.alpha() * bracket);
+        }
+        let options = SinglestepOptions { last: LastMove::First, ..SinglestepOptions::plus_plus(group) };
+        let mut solver = DpmSinglestep::new(options, Clip::None, Compat::Published);
+        for _ in 0..2 {
+            let mut found = vec![0.7];
+            sample(&Data, &grid, &mut solver, &Start([0.7, -0.2]), SHAPE, &mut |info| {
+                found.push(info.x[[0, 0, 0, 0]]);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+            assert_close(&found, &x, &format!("{group:?}"));
+        }
+    }
 }
 
 /// A denoiser with one answer.

@@ -1,6 +1,8 @@
 //! The scheduler classes of diffusers: which keys each has, and their defaults (DIFFUSERS.md, section 3.1).
 
-use tweedie_samplers::{ConsistencyForm, DpmForm, DpmOptions, PndmStart, SolverSpec, UniPcOptions};
+use tweedie_samplers::{
+    ConsistencyForm, DpmForm, DpmOptions, GroupSize, PndmStart, SinglestepOptions, SolverSpec, UniPcOptions,
+};
 
 /// The default of a key.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -227,7 +229,30 @@ pub const CLASSES: &[Class] = &[
             ("final_sigmas_type", Text("zero")),
         ],
     },
-    Class { name: "DPMSolverSinglestepScheduler", kind: Kind::Table, solver: None, own: &[] },
+    Class {
+        name: "DPMSolverSinglestepScheduler",
+        kind: Kind::Table,
+        solver: Some(SolverSpec::DpmSinglestep(SinglestepOptions::plus_plus(GroupSize::Two))),
+        own: &[
+            ("solver_order", Number(2.0)),
+            ("thresholding", Flag(false)),
+            ("dynamic_thresholding_ratio", Number(0.995)),
+            ("sample_max_value", Number(1.0)),
+            ("algorithm_type", Text("dpmsolver++")),
+            ("solver_type", Text("midpoint")),
+            ("lower_order_final", Flag(false)),
+            ("use_karras_sigmas", Flag(false)),
+            ("use_exponential_sigmas", Flag(false)),
+            ("use_beta_sigmas", Flag(false)),
+            ("use_flow_sigmas", Flag(false)),
+            ("flow_shift", Number(1.0)),
+            ("final_sigmas_type", Text("zero")),
+            ("lambda_min_clipped", Number(f64::NEG_INFINITY)),
+            ("variance_type", Null),
+            ("use_dynamic_shifting", Flag(false)),
+            ("time_shift_type", Text("exponential")),
+        ],
+    },
     Class {
         name: "DEISMultistepScheduler",
         kind: Kind::Table,
@@ -339,6 +364,7 @@ impl Class {
             SolverSpec::Heun { .. } => "HeunDiscreteScheduler",
             SolverSpec::Dpm(_) => "DPMSolverMultistepScheduler",
             SolverSpec::Deis { .. } => "DEISMultistepScheduler",
+            SolverSpec::DpmSinglestep(_) => "DPMSolverSinglestepScheduler",
             SolverSpec::UniPc(_) => "UniPCMultistepScheduler",
             SolverSpec::Pndm { .. } => "PNDMScheduler",
             SolverSpec::Consistency(ConsistencyForm::Latent { .. }) => "LCMScheduler",

@@ -332,6 +332,7 @@ fn own_keys(reader: &Reader<'_>, solver: SolverSpec, named: bool) -> Result<Solv
         }
         SolverSpec::Dpm(options) => multistep::dpm(reader, named.then_some(options)),
         SolverSpec::Deis { .. } => multistep::deis(reader),
+        SolverSpec::DpmSinglestep(options) => multistep::singlestep(reader, named.then_some(options)),
         SolverSpec::UniPc(_) => multistep::unipc(reader),
         SolverSpec::Pndm { start, .. } => multistep::pndm(reader, named.then_some(start)),
         SolverSpec::Consistency(form) => multistep::consistency(reader, form),

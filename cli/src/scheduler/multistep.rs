@@ -1,8 +1,8 @@
 //! The keys of the multistep classes, of PNDM and of the consistency schedulers (DIFFUSERS.md, sections 3.1 and 3.2).
 
 use tweedie_samplers::{
-    ConsistencyForm, DpmForm, DpmOptions, DpmSlope, Integrand, Lowering, MoveSet, Path, PndmStart, SolverSpec, UniPcB,
-    UniPcOptions, VarianceType,
+    ConsistencyForm, DpmForm, DpmOptions, DpmSlope, GroupSize, Integrand, LastMove, Lowering, MoveSet, Path, PndmStart,
+    SinglestepOptions, SolverSpec, UniPcB, UniPcOptions, VarianceType,
 };
 use tweedie_schedule::Prediction;
 
@@ -13,17 +13,7 @@ use super::{SchedulerError, prediction};
 pub fn dpm(reader: &Reader<'_>, named: Option<DpmOptions>) -> Result<SolverSpec, SchedulerError> {
     no_flow(reader)?;
     variance(reader)?;
-    let slope = reader.choice(
-        "solver_type",
-        &[
-            ("midpoint", DpmSlope::Midpoint),
-            ("heun", DpmSlope::Heun),
-            // The names of other classes, for which diffusers takes its default.
-            ("logrho", DpmSlope::Midpoint),
-            ("bh1", DpmSlope::Midpoint),
-            ("bh2", DpmSlope::Midpoint),
-        ],
-    )?;
+    let slope = slope(reader)?;
     let lowering = match (reader.flag("lower_order_final")?, reader.flag("euler_at_final")?) {
         (true, true) => Lowering::LastAndShortRuns,
         (true, false) => Lowering::ShortRuns,
@@ -52,6 +42,30 @@ pub fn dpm(reader: &Reader<'_>, named: Option<DpmOptions>) -> Result<SolverSpec,
         return Err(reader.refused("final_sigmas_type", &problem));
     }
     Ok(SolverSpec::Dpm(options))
+}
+
+/// The singlestep DPM-Solver, as [`dpm`].
+pub fn singlestep(reader: &Reader<'_>, named: Option<SinglestepOptions>) -> Result<SolverSpec, SchedulerError> {
+    no_flow(reader)?;
+    variance(reader)?;
+    let slope = slope(reader)?;
+    let last = if reader.flag("lower_order_final")? { LastMove::First } else { LastMove::AsPlaced };
+    let group = match form(reader)? {
+        DpmForm::First => GroupSize::One,
+        DpmForm::Second => GroupSize::Two,
+        _ => GroupSize::Three,
+    };
+    let (integrand, path) = reader.choice(
+        "algorithm_type",
+        &[
+            ("dpmsolver++", (Integrand::Data, Path::Ode)),
+            ("dpmsolver", (Integrand::Noise, Path::Ode)),
+            ("sde-dpmsolver++", (Integrand::Data, Path::Sde)),
+            ("deis", (Integrand::Data, Path::Ode)),
+        ],
+    )?;
+    let of_file = SinglestepOptions { group, integrand, path, slope, last };
+    Ok(SolverSpec::DpmSinglestep(named.map_or(of_file, |named| SinglestepOptions { slope, last, ..named })))
 }
 
 /// DEIS.
@@ -103,10 +117,8 @@ pub fn unipc(reader: &Reader<'_>) -> Result<SolverSpec, SchedulerError> {
 /// PNDM, with the start that its file or its name says.
 pub fn pndm(reader: &Reader<'_>, named: Option<PndmStart>) -> Result<SolverSpec, SchedulerError> {
     let of_file = if reader.flag("skip_prk_steps")? { PndmStart::Multistep } else { PndmStart::RungeKutta };
-    let averaged = match prediction(reader)? {
-        Prediction::V => Prediction::V,
-        _ => Prediction::Eps,
-    };
+    let predicted = prediction(reader)?;
+    let averaged = if predicted == Prediction::V { predicted } else { Prediction::Eps };
     Ok(SolverSpec::Pndm { start: named.unwrap_or(of_file), averaged })
 }
 
@@ -130,6 +142,21 @@ pub fn consistency(reader: &Reader<'_>, form: ConsistencyForm) -> Result<SolverS
             ConsistencyForm::Plain { sigma_min: reader.number("sigma_min", 0.002)?, noise }
         }
     }))
+}
+
+/// The formula of DPM-Solver.
+fn slope(reader: &Reader<'_>) -> Result<DpmSlope, SchedulerError> {
+    reader.choice(
+        "solver_type",
+        &[
+            ("midpoint", DpmSlope::Midpoint),
+            ("heun", DpmSlope::Heun),
+            // The names of other classes, for which diffusers takes its default.
+            ("logrho", DpmSlope::Midpoint),
+            ("bh1", DpmSlope::Midpoint),
+            ("bh2", DpmSlope::Midpoint),
+        ],
+    )
 }
 
 /// The order of DPM-Solver and DEIS.

@@ -180,7 +180,7 @@ impl Difference {
     }
 }
 
-const FILES: [(&str, &str); 16] = [
+const FILES: [(&str, &str); 17] = [
     ("DDPM", include_str!("../../tests/golden/samplers/DDPM.json")),
     ("DDIM", include_str!("../../tests/golden/samplers/DDIM.json")),
     ("PNDM", include_str!("../../tests/golden/samplers/PNDM.json")),
@@ -197,6 +197,7 @@ const FILES: [(&str, &str); 16] = [
     ("LCM", include_str!("../../tests/golden/samplers/LCM.json")),
     ("CMStochasticIterative", include_str!("../../tests/golden/samplers/CMStochasticIterative.json")),
     ("DEISMultistep", include_str!("../../tests/golden/samplers/DEISMultistep.json")),
+    ("DPMSolverSinglestep", include_str!("../../tests/golden/samplers/DPMSolverSinglestep.json")),
 ];
 
 /// What is expected of a case of which the golden file has a result, or a failure upstream.
@@ -285,6 +286,9 @@ const EXCEPTIONS: &[(&str, &[&str], Expected)] = &[
     // The first timestep stands twice in the list, and upstream begins at its second place; see `begin_index` beside it.
     ("UniPCMultistep", &["use_karras_sigmas True, beta_schedule squaredcos_cap_v2|"], Expected::Result),
     ("DEISMultistep", &["use_karras_sigmas True, beta_schedule squaredcos_cap_v2|"], Expected::Result),
+    // The same slip of sign.
+    ("DPMSolverSinglestep", &["sde-dpmsolver++", "solver_order 3, solver_type heun"], Expected::Compat),
+    ("DPMSolverSinglestep", &["dpmsolver,", "thresholding"], Expected::Result),
     ("LCM", &["original_inference_steps 2000"], Expected::Error("from 1 to 1000")),
     ("LCM", &["60 steps"], Expected::Error("from 1 to 50")),
     ("LCM", &["rescale_betas_zero_snr True", "epsilon"], Expected::Error("zero signal")),
