@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use ndarray::Array4;
 use serde_json::{Value, json};
 use tweedie_denoiser::{Condition, Network};
-use tweedie_samplers::SchedulerSpec;
+use tweedie_samplers::{Process, SchedulerSpec};
 use tweedie_schedule::TimestepMapping;
 use tweedie_unet::Summary;
 
@@ -143,8 +143,9 @@ fn scheduler_document(model: &LoadedNetwork, spec: &SchedulerSpec) -> Value {
     json!({
         "file": model.scheduler.as_ref().map(|(_, path)| path.display().to_string()),
         "sampler": spec.solver.name(),
+        "process": spec.process.name(),
         "train_steps": spec.train_steps,
-        "betas": spec.betas.config_name(),
+        "betas": (spec.process == Process::Table).then(|| spec.betas.config_name()),
         "prediction": spec.prediction.name(),
         "spacing": spec.spacing.name(),
         "steps_offset": spec.steps_offset,
@@ -207,16 +208,19 @@ fn text(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<Scheduler
     }
     match scheduler {
         Ok(spec) => {
-            let betas = spec.betas.config_name().unwrap_or("a table of its own");
+            let process = match spec.process {
+                Process::Table => {
+                    let betas = spec.betas.config_name().unwrap_or("a table of its own");
+                    let (predicts, spacing) = (spec.prediction.name(), spec.spacing.name());
+                    format!("{betas} betas, T = {}, predicts {predicts}, {spacing} spacing", spec.train_steps)
+                }
+                other => format!("the {} process of continuous noise levels", other.name()),
+            };
             line(
                 "scheduler",
                 format!(
-                    "{}, {} betas, T = {}, predicts {}, {} spacing{}",
+                    "{}, {process}{}",
                     spec.solver.name(),
-                    betas,
-                    spec.train_steps,
-                    spec.prediction.name(),
-                    spec.spacing.name(),
                     if model.scheduler.is_none() { " (usual for this kind; there is no scheduler config)" } else { "" }
                 ),
             );

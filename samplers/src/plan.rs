@@ -73,6 +73,17 @@ impl Default for ConsistencyProcess {
     }
 }
 
+impl Process {
+    /// A name for reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Edm(_) => "edm",
+            Self::Consistency(_) => "consistency",
+        }
+    }
+}
+
 /// Karras' process: levels between two sigmas, and a network preconditioned for data of a known standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EdmProcess {

@@ -119,7 +119,7 @@ impl DpmSinglestep {
     /// The order of a move, which is its place in its group.
     fn order(&self, on: &Move<'_>) -> usize {
         let size = self.options.group.count();
-        let shortened = on.is_last() && self.options.last == LastMove::First && on.total() % size == 0;
+        let shortened = on.is_last() && self.options.last == LastMove::First && on.total().is_multiple_of(size);
         if shortened || on.to().sigma() == 0.0 || on.to() == on.from() { 1 } else { on.position() % size + 1 }
     }
 

@@ -42,8 +42,8 @@ fn grids() -> Vec<LevelGrid> {
     vec![levels(steps, &linear), levels(uniform_grid(&uniform, 20), &uniform)]
 }
 
-/// Every state of a run against a rule for `y` that is given `y`, `s`, `s'` and the number of the move.
-fn check(solver: &mut dyn Solver, noise: &dyn Noise, rule: &mut dyn FnMut(&Array4<f64>, f64, f64) -> Array4<f64>) {
+/// Every state of a run against a rule for `y` that is given `y`, `s` and `s'`.
+fn check(solver: &mut dyn Solver, noise: &dyn Noise, mut rule: impl FnMut(&Array4<f64>, f64, f64) -> Array4<f64>) {
     for grid in grids() {
         let mut y = normal(noise, Purpose::Initial) / grid.moves()[0].from.alpha();
         sample(&plane(), &grid, solver, noise, SHAPE, &mut |info| {
@@ -65,7 +65,7 @@ fn silent() -> impl Noise {
 
 #[test]
 fn kdpm2_is_the_midpoint_rule() {
-    check(&mut Kdpm2::default(), &silent(), &mut |y, s, next| {
+    check(&mut Kdpm2::default(), &silent(), |y, s, next| {
         let first = slope(y, s);
         let middle = (s * next).sqrt();
         if next == 0.0 {
@@ -79,7 +79,7 @@ fn kdpm2_is_the_midpoint_rule() {
 fn kdpm2_ancestral_step_by_hand() {
     let noise = SeededNoise::new(9);
     let mut moves = 0;
-    check(&mut Kdpm2Ancestral::default(), &noise, &mut |y, s, next| {
+    check(&mut Kdpm2Ancestral::default(), &noise, |y, s, next| {
         let first = slope(y, s);
         if next == 0.0 {
             moves = 0;
@@ -98,7 +98,7 @@ fn kdpm2_ancestral_step_by_hand() {
 #[test]
 fn lms_begins_by_adams_and_bashforth() {
     let mut before: Option<(f64, Array4<f64>)> = None;
-    check(&mut Lms::new(2).unwrap(), &silent(), &mut |y, s, next| {
+    check(&mut Lms::new(2).unwrap(), &silent(), |y, s, next| {
         let now = slope(y, s);
         let h = next - s;
         // A run of the second grid begins anew, at a higher noise than the last one ended.
@@ -139,9 +139,9 @@ fn algorithm_2(noise: &SeededNoise, second_call: bool) -> impl FnMut(&Array4<f64
 #[test]
 fn churn_raises_the_level_by_fresh_noise() {
     let noise = SeededNoise::new(10);
-    check(&mut Euler { churn: CHURN, clip: Clip::None }, &noise, &mut algorithm_2(&noise, false));
+    check(&mut Euler { churn: CHURN, clip: Clip::None }, &noise, algorithm_2(&noise, false));
     let mut heun = Heun { churn: CHURN, ..Heun::default() };
-    check(&mut heun, &noise, &mut algorithm_2(&noise, true));
+    check(&mut heun, &noise, algorithm_2(&noise, true));
     for wrong in [
         Churn { amount: -1.0, ..CHURN },
         Churn { amount: f64::INFINITY, ..CHURN },

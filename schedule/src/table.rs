@@ -98,7 +98,7 @@ impl Schedule {
     /// # Errors
     /// If `abar` is not in (0, 1).
     ///
-    /// Verified by `a_terminal_level_is_set`.
+    /// FORMULAS 1.3. Verified by `a_terminal_level_is_set`.
     pub fn with_terminal_abar(&self, abar: f64) -> Result<Self, ScheduleError> {
         if !(abar > 0.0 && abar < 1.0) {
             return Err(parameter("Schedule::with_terminal_abar", "abar_T", "in (0, 1)", abar));
@@ -289,7 +289,7 @@ impl Schedule {
     /// # Errors
     /// If `t` lies outside [1, T].
     ///
-    /// Verified by `sigmas_are_interpolated`.
+    /// FORMULAS 1.4. Verified by `sigmas_are_interpolated`.
     pub fn level_of_linear_sigma(&self, t: f64) -> Result<NoiseLevel, ScheduleError> {
         if !(t >= 1.0 && t <= self.steps() as f64) {
             return Err(parameter("Schedule::level_of_linear_sigma", "the step", "in [1, T]", t));
@@ -304,7 +304,7 @@ impl Schedule {
 
     /// The step in [1, T] nearest to a level: that of [`Schedule::t_of_level`], and the ends of the table beyond them.
     ///
-    /// Verified by `sigmas_are_interpolated`.
+    /// FORMULAS 1.4. Verified by `sigmas_are_interpolated`.
     pub fn step_near(&self, level: NoiseLevel) -> f64 {
         self.t_of_level(level).map_or(self.steps() as f64, |t| t.max(1.0))
     }

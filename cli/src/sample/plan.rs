@@ -478,6 +478,7 @@ pub fn parameters(
     };
     json!({
         "process": {
+            "kind": spec.process.name(),
             "schedule": betas,
             "beta_start": start,
             "beta_end": end,

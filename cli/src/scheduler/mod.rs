@@ -151,13 +151,22 @@ fn table(reader: &Reader<'_>, solver: SolverSpec) -> Result<SchedulerSpec, Sched
         steps_offset: reader.integer("steps_offset")?,
         sigmas,
         sigma_range,
-        sigma_min: reader.given_number("sigma_min")?,
-        sigma_max: reader.given_number("sigma_max")?,
+        sigma_min: sigma(reader, "sigma_min")?,
+        sigma_max: sigma(reader, "sigma_max")?,
         end: grid_end(reader)?,
         lambda_min: reader.given_number("lambda_min_clipped")?,
         clip: clip(reader)?,
         compat: Compat::Published,
     })
+}
+
+/// A noise level that a file may give.
+fn sigma(reader: &Reader<'_>, key: &'static str) -> Result<Option<f64>, SchedulerError> {
+    let given = reader.given_number(key)?;
+    match given {
+        Some(sigma) if !(sigma > 0.0 && sigma.is_finite()) => Err(reader.wrong(key, "a finite number above 0")),
+        _ => Ok(given),
+    }
 }
 
 /// Karras' process, which has no betas.

@@ -7,7 +7,7 @@ use tweedie_samplers::{
 use tweedie_schedule::Prediction;
 
 use super::reader::Reader;
-use super::SchedulerError;
+use super::{SchedulerError, prediction};
 
 /// DPM-Solver: what its file says, or for a sampler that was asked for by name what the name leaves open.
 pub fn dpm(reader: &Reader<'_>, named: Option<DpmOptions>) -> Result<SolverSpec, SchedulerError> {
@@ -117,10 +117,8 @@ pub fn unipc(reader: &Reader<'_>) -> Result<SolverSpec, SchedulerError> {
 /// PNDM, with the start that its file or its name says.
 pub fn pndm(reader: &Reader<'_>, named: Option<PndmStart>) -> Result<SolverSpec, SchedulerError> {
     let of_file = if reader.flag("skip_prk_steps")? { PndmStart::Multistep } else { PndmStart::RungeKutta };
-    let averaged = reader.choice(
-        "prediction_type",
-        &[("epsilon", Prediction::Eps), ("v_prediction", Prediction::V), ("sample", Prediction::Eps)],
-    )?;
+    let predicted = prediction(reader)?;
+    let averaged = if predicted == Prediction::V { predicted } else { Prediction::Eps };
     Ok(SolverSpec::Pndm { start: named.unwrap_or(of_file), averaged })
 }
 
