@@ -314,14 +314,15 @@ impl SchedulerSpec {
             end,
         };
         let grid = rule.grid(schedule)?;
-        // Diffusers starts from max(sigma) z or sqrt(max(sigma)^2 + 1) z in x / alpha.
-        Ok(match (kind, self.spacing) {
-            (GridKind::Sigmas, Spacing::Linspace | Spacing::Trailing) => {
-                let start = grid.moves()[0].from.sigma();
-                grid.with_start(start)
-            }
-            _ => grid,
-        })
+        if kind != GridKind::Sigmas {
+            return Ok(grid);
+        }
+        // Diffusers works on x / alpha, and starts from max(sigma) z or sqrt(max(sigma)^2 + 1) z.
+        let start = match self.spacing {
+            Spacing::Linspace | Spacing::Trailing => grid.moves()[0].from.sigma(),
+            _ => 1.0,
+        };
+        Ok(grid.with_start(start).with_unscaled_result())
     }
 
     /// The levels that PNDM's first moves need beside the grid.
@@ -434,7 +435,7 @@ impl SchedulerSpec {
             GridEnd::Clean => NoiseLevel::CLEAN,
             _ => visited[visited.len() - 1].0,
         };
-        Ok(LevelGrid::through(&visited, end)?)
+        Ok(LevelGrid::through(&visited, end)?.with_unscaled_result())
     }
 
     fn consistency_grid(&self, of: &ConsistencyProcess, steps: usize) -> Result<LevelGrid, SamplerError> {

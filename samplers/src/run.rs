@@ -25,7 +25,7 @@ pub struct StepInfo<'a> {
 }
 
 /// Draws a batch of samples of `shape` `[N, C, H, W]`: from standard normal noise, times the grid's scale of the first state,
-/// along the moves of the grid.
+/// along the moves of the grid; the result is the last state times the grid's factor of it.
 ///
 /// Sample i of the batch uses the noise of index i, so its result depends neither on N nor on the other samples (beyond what
 /// the denoiser makes of a batch). The observer is called after each move and stops the run with `ControlFlow::Break`.
@@ -56,5 +56,5 @@ pub fn sample(
             return Err(SamplerError::Stopped { position: position + 1, total });
         }
     }
-    Ok(x)
+    Ok(x * grid.result())
 }

@@ -23,6 +23,7 @@ pub struct GridMove {
 pub struct LevelGrid {
     moves: Vec<GridMove>,
     start: f64,
+    result: f64,
 }
 
 impl LevelGrid {
@@ -57,7 +58,7 @@ impl LevelGrid {
                 return Err(crate::level::parameter("grid of levels", "the step", "finite", on.step));
             }
         }
-        Ok(Self { moves, start: 1.0 })
+        Ok(Self { moves, start: 1.0, result: 1.0 })
     }
 
     /// The levels of a grid of whole steps.
@@ -97,6 +98,18 @@ impl LevelGrid {
     /// The factor of standard normal noise in the first state.
     pub fn start(&self) -> f64 {
         self.start
+    }
+
+    /// The same moves, whose result is the last state as `x / alpha`: samplers that work on `x_0 + s eps` hand that out where
+    /// they end at a noise (`final_sigmas_type: sigma_min` of diffusers' Euler and its like).
+    pub fn with_unscaled_result(mut self) -> Self {
+        self.result = self.moves.last().map_or(1.0, |on| on.to.alpha().recip());
+        self
+    }
+
+    /// The factor of the last state in the result; 1 unless [`LevelGrid::with_unscaled_result`] says otherwise.
+    pub fn result(&self) -> f64 {
+        self.result
     }
 
     /// The moves.

@@ -423,6 +423,7 @@ def network_cases() -> list[tuple]:
     return [
         ("DDPM", {}, 10, {}), ("DDIM", dict(clip_sample=False), 10, {}), ("PNDM", dict(skip_prk_steps=True, **LATENT), 10, {}),
         ("PNDM", {}, 10, {}), ("EulerDiscrete", LATENT, 10, {}), ("EulerDiscrete", dict(use_karras_sigmas=True), 10, {}),
+        ("EulerDiscrete", dict(final_sigmas_type="sigma_min", **LATENT), 10, {}),
         ("EulerAncestralDiscrete", LATENT, 10, {}), ("HeunDiscrete", {}, 10, {}), ("LMSDiscrete", LATENT, 10, {}),
         ("DPMSolverMultistep", LATENT, 10, {}), ("DPMSolverMultistep", dict(solver_order=3, use_karras_sigmas=True, **LATENT), 10, {}),
         ("DPMSolverMultistep", dict(algorithm_type="dpmsolver", final_sigmas_type="sigma_min", **LATENT), 10, {}),

@@ -343,6 +343,8 @@ fn own_keys(reader: &Reader<'_>, solver: SolverSpec, named: bool) -> Result<Solv
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod multistep_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trajectories;
