@@ -112,6 +112,10 @@ pub fn scheduler(model: &Loaded, options: &Overrides<'_>) -> Result<SchedulerSpe
     }
     if let Some(name) = options.sigmas {
         spec.sigmas = SigmaRule::from_name(name)?;
+        // A single step tells whether the sampler can.
+        if let Err(e @ SamplerError::SigmaRule { .. }) = spec.plan(1) {
+            return Err(usage(format!("--sigmas {name}: {e}")));
+        }
     }
     spec.compat = options.compat;
     if let Some(wanted) = options.churn {

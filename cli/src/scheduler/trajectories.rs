@@ -153,8 +153,17 @@ impl Case<'_> {
                 return Err(format!("calls: {} instead of {}", told.len(), timesteps.len()));
             }
             found.numbers = largest(&told, &timesteps);
-            if let Some(sigmas) = self.row["sigmas"].as_array().filter(|s| s.len() == grid.len() + 1) {
-                let sigmas: Vec<f64> = sigmas.iter().map(|v| v.as_f64().unwrap()).collect();
+            if self.row["sigmas"].is_array() {
+                let mut sigmas = numbers(&self.row["sigmas"]);
+                if sigmas.len() != grid.len() + 1 {
+                    // Methods of two calls have each but the first one twice.
+                    sigmas.dedup();
+                }
+                // Of those of `log_linear` the last one is never reached.
+                let reached = grid.len() + 1 + usize::from(spec.sigmas == SigmaRule::LogLinear);
+                if sigmas.len() != reached {
+                    return Err(format!("sigmas: {reached} instead of {}", sigmas.len()));
+                }
                 let visited: Vec<f64> = grid.moves().iter().map(|on| on.from.edm_sigma()).collect();
                 found.sigmas = largest(&visited, &sigmas);
             }
