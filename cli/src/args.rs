@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use tweedie_samplers::{SolverSpec, solver_by_name};
-use tweedie_schedule::{BetaSchedule, Prediction, Spacing};
+use tweedie_schedule::{BetaSchedule, Prediction, SigmaRule, Spacing};
 
 use crate::bench::BenchArgs;
 use crate::console;
@@ -187,7 +187,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
     /// Sampler [default: that of the model's scheduler config; ddim where there is none]
-    #[arg(long, value_name = "NAME", value_parser = names(SolverSpec::NAMES))]
+    #[arg(long, value_name = "NAME", value_parser = sampler_names())]
     pub sampler: Option<String>,
     /// Sampling steps [default: 25, and every step of the process for ddpm]
     #[arg(long, value_name = "K")]
@@ -195,6 +195,27 @@ pub struct SampleArgs {
     /// Which steps of the process are visited [default: that of the model; trailing where it has none]
     #[arg(long, value_name = "NAME", value_parser = names(Spacing::NAMES))]
     pub spacing: Option<String>,
+    /// Noise levels between the first and the last, for euler, heun and their like [default: those of the model]
+    #[arg(long, value_name = "RULE", value_parser = names(SigmaRule::NAMES))]
+    pub sigmas: Option<String>,
+    /// Noise that euler and heun add before their steps, S_churn of Karras 2022 [default: 0]
+    #[arg(long, value_name = "S", value_parser = not_negative)]
+    pub churn: Option<f64>,
+    /// The lowest sigma at which --churn adds noise [default: 0]
+    #[arg(long, value_name = "S", value_parser = not_negative, requires = "churn")]
+    pub s_tmin: Option<f64>,
+    /// The highest sigma at which --churn adds noise [default: any]
+    #[arg(long, value_name = "S", value_parser = not_negative, requires = "churn")]
+    pub s_tmax: Option<f64>,
+    /// Standard deviation of the noise of --churn [default: 1]
+    #[arg(long, value_name = "S", value_parser = not_negative, requires = "churn")]
+    pub s_noise: Option<f64>,
+    /// Order of lms, 1 to 4 [default: 4]
+    #[arg(long, value_name = "N")]
+    pub order: Option<NonZeroUsize>,
+    /// Follow diffusers where it deviates from the published methods (docs/samplers.md lists where)
+    #[arg(long)]
+    pub compat: bool,
     /// Noise added by ddim in each step: 0 is deterministic, 1 as much as ddpm [default: 0]
     #[arg(long, value_name = "E", value_parser = closed_unit)]
     pub eta: Option<f64>,
@@ -314,6 +335,15 @@ pub fn names(list: &'static str) -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(list.split(", "))
 }
 
+/// The names of samplers, and the others that some have.
+pub fn sampler_names() -> impl TypedValueParser<Value = String> {
+    let value = |name: &'static str| {
+        let aliases = SolverSpec::ALIASES.into_iter().filter(move |(_, of)| *of == name).map(|(alias, _)| alias);
+        PossibleValue::new(name).aliases(aliases)
+    };
+    PossibleValuesParser::new(SolverSpec::NAMES.split(", ").map(value))
+}
+
 /// The names of predictions, and those that diffusers has for them.
 pub fn prediction_names() -> impl TypedValueParser<Value = String> {
     let value = |name: &'static str| {
@@ -340,6 +370,10 @@ fn number(text: &str) -> Result<f64, String> {
 
 fn finite(text: &str) -> Result<f64, String> {
     number(text).and_then(|x| if x.is_finite() { Ok(x) } else { Err("expected a finite number".to_owned()) })
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    finite(text).and_then(|x| if x >= 0.0 { Ok(x) } else { Err("expected a number that is not negative".to_owned()) })
 }
 
 fn closed_unit(text: &str) -> Result<f64, String> {

@@ -7,7 +7,7 @@ use ndarray::Array4;
 use serde_json::{Value, json};
 use tweedie_checkpoint::Config;
 use tweedie_denoiser::{Condition, Network, NetworkGrad};
-use tweedie_samplers::SchedulerSpec;
+use tweedie_samplers::{Process, SchedulerSpec};
 use tweedie_schedule::TimestepMapping;
 use tweedie_unet::{Model, Summary};
 
@@ -30,7 +30,7 @@ const MOST_BYTES: u64 = 1 << 30;
 pub fn run(args: &InspectArgs) -> Result<()> {
     let model = model::open_without_weights(args.model.as_deref(), args.variant.as_deref())?;
     let process = ProcessArgs::default();
-    let options = Overrides { sampler: None, spacing: None, prediction: None, eta: None, process: &process };
+    let options = Overrides::none(&process);
     // A model whose own sampler does not exist here can be looked into all the same.
     let scheduler = plan::scheduler(&model, &options);
     match model {
@@ -190,8 +190,9 @@ fn scheduler_document(model: &LoadedNetwork, spec: &SchedulerSpec) -> Value {
     json!({
         "file": model.scheduler.as_ref().map(|(_, path)| path.display().to_string()),
         "sampler": spec.solver.name(),
+        "process": spec.process.name(),
         "train_steps": spec.train_steps,
-        "betas": spec.betas.config_name(),
+        "betas": (spec.process == Process::Table).then(|| spec.betas.config_name()),
         "prediction": spec.prediction.name(),
         "spacing": spec.spacing.name(),
         "steps_offset": spec.steps_offset,
@@ -262,16 +263,19 @@ fn text(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<Scheduler
     }
     match scheduler {
         Ok(spec) => {
-            let betas = spec.betas.config_name().unwrap_or("a table of its own");
+            let process = match spec.process {
+                Process::Table => {
+                    let betas = spec.betas.config_name().unwrap_or("a table of its own");
+                    let (predicts, spacing) = (spec.prediction.name(), spec.spacing.name());
+                    format!("{betas} betas, T = {}, predicts {predicts}, {spacing} spacing", spec.train_steps)
+                }
+                other => format!("the {} process of continuous noise levels", other.name()),
+            };
             line(
                 "scheduler",
                 format!(
-                    "{}, {} betas, T = {}, predicts {}, {} spacing{}",
+                    "{}, {process}{}",
                     spec.solver.name(),
-                    betas,
-                    spec.train_steps,
-                    spec.prediction.name(),
-                    spec.spacing.name(),
                     if model.scheduler.is_none() { " (usual for this kind; there is no scheduler config)" } else { "" }
                 ),
             );

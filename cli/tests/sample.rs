@@ -156,7 +156,7 @@ fn a_png_shows_the_images_and_tells_how_they_were_made() {
     assert_eq!(parameters["eta"], Value::Null);
     assert_eq!(parameters["guidance"], 1.5);
     let process = json!({
-        "schedule": "linear", "beta_start": 0.001, "beta_end": 0.3, "betas": null, "train_steps": 20,
+        "kind": "table", "schedule": "linear", "beta_start": 0.001, "beta_end": 0.3, "betas": null, "train_steps": 20,
         "rescale_betas_zero_snr": false, "clip": {"range": 1.0}, "steps_offset": 0, "variance_type": "fixed_small",
         "set_alpha_to_one": null, "use_clipped_model_output": null,
     });
@@ -403,14 +403,54 @@ fn models_that_cannot_be_used_end_with_1() {
     let scheduler = bench.path("model").join("scheduler/scheduler_config.json");
     for (config, parts) in [
         (json!({"_class_name": "DDPMScheduler", "beta_stat": 0.1}), ["scheduler_config.json", "beta_stat"]),
-        (json!({"_class_name": "EulerDiscreteScheduler"}), ["EulerDiscreteScheduler", "--sampler"]),
+        (json!({"_class_name": "DPMSolverSDEScheduler"}), ["DPMSolverSDEScheduler", "--sampler"]),
         (json!({"_class_name": "FlowMatchEulerDiscreteScheduler"}), ["FlowMatchEuler", "DDIMScheduler"]),
     ] {
         std::fs::write(&scheduler, config.to_string()).unwrap();
         bench.fail("sample --model model", 1, &parts);
     }
-    std::fs::write(&scheduler, json!({"_class_name": "EulerDiscreteScheduler"}).to_string()).unwrap();
+    std::fs::write(&scheduler, json!({"_class_name": "DPMSolverSDEScheduler"}).to_string()).unwrap();
     bench.succeed("sample --model model --sampler ddim --steps 1 --out x.npy");
+}
+
+#[test]
+fn samplers_have_options_of_their_own() {
+    let bench = bench();
+    let draw = |options: &str| {
+        bench.succeed(&format!("sample --model model --count 2 --steps 6 --out x.safetensors {options}"));
+        bench.tensor("x.safetensors", "sample").1
+    };
+    assert_eq!(draw("--sampler dpm-solver2"), draw("--sampler kdpm2"));
+    let pairs = [
+        ("--sampler lms", "--sampler lms --order 2"),
+        ("--sampler euler", "--sampler euler --churn 3"),
+        ("--sampler heun --churn 3", "--sampler heun --churn 3 --s-noise 1.1"),
+        ("--sampler heun --churn 3", "--sampler heun --churn 3 --s-tmin 0.5 --s-tmax 2"),
+        ("--sampler euler", "--sampler euler --sigmas karras"),
+        ("--sampler euler --sigmas exponential", "--sampler euler --sigmas beta"),
+        ("--sampler ddim --spacing linspace", "--sampler ddim --spacing linspace --compat"),
+        ("--sampler euler --churn 3", "--sampler euler --churn 3 --compat"),
+    ];
+    for (one, other) in pairs {
+        let (one_result, other_result) = (draw(one), draw(other));
+        assert!(one_result.iter().chain(&other_result).all(|v| v.is_finite()), "{one}, {other}");
+        assert_ne!(one_result, other_result, "{one}, {other}");
+    }
+    // The noise of a stochastic run is that of its file.
+    let saved = draw("--sampler euler --churn 3 --save-noise z.safetensors");
+    assert_eq!(draw("--sampler euler --churn 3 --noise z.safetensors --seed 9"), saved);
+    assert_eq!(draw("--sampler euler --churn 0"), draw("--sampler euler --compat"));
+    for (options, parts) in [
+        ("--sampler ddim --churn 3", ["--churn", "euler and heun"]),
+        ("--sampler euler --order 2", ["--order", "lms"]),
+        ("--sampler lms --order 5", ["--order 5", "1 to 4"]),
+        ("--sampler euler --s-tmin 1", ["--churn", "--s-tmin"]),
+        ("--sampler euler --churn -1", ["--churn", "not negative"]),
+        ("--sampler ddim --sigmas karras", ["--sigmas karras", "ddim"]),
+        ("--sampler euler --sigmas even", ["--sigmas", "karras"]),
+    ] {
+        bench.fail(&format!("sample --model model --out x.npy {options}"), 2, &parts);
+    }
 }
 
 #[test]

@@ -7,18 +7,16 @@
 use std::sync::Arc;
 
 use ndarray::{Array4, ArrayView4, Axis, Zip};
-use tweedie_schedule::{NoiseLevel, Prediction, Schedule, TimestepMapping, VarianceRange, prediction};
+use tweedie_schedule::{Bridge, NoiseLevel, Prediction, Schedule, TimestepMapping, VarianceRange};
 
 use crate::denoise::check_batch;
 use crate::{Condition, ConditionalDenoiser, Denoiser, DenoiserError, Estimate, Network};
 
-/// A network, what it predicts, and the schedule it was trained on.
+/// A network and how it is read.
 #[derive(Clone, Debug)]
 pub struct Preconditioned<N> {
     network: N,
-    prediction: Prediction,
-    schedule: Arc<Schedule>,
-    mapping: TimestepMapping,
+    bridge: Bridge,
 }
 
 impl<N: Network> Preconditioned<N> {
@@ -29,17 +27,17 @@ impl<N: Network> Preconditioned<N> {
         schedule: impl Into<Arc<Schedule>>,
         mapping: TimestepMapping,
     ) -> Self {
-        Self { network, prediction, schedule: schedule.into(), mapping }
+        Self::with_bridge(network, Bridge::new(prediction, schedule, mapping))
+    }
+
+    /// The denoiser of `network`, read as `bridge` says.
+    pub fn with_bridge(network: N, bridge: Bridge) -> Self {
+        Self { network, bridge }
     }
 
     /// The network.
     pub fn network(&self) -> &N {
         &self.network
-    }
-
-    /// The schedule.
-    pub fn schedule(&self) -> &Schedule {
-        &self.schedule
     }
 }
 
@@ -73,10 +71,9 @@ impl<N: Network> ConditionalDenoiser for Preconditioned<N> {
     ) -> Result<Estimate, DenoiserError> {
         let (batch, channels, height, width) = x.dim();
         check_batch(batch, condition)?;
-        let timestep = self.mapping.timestep(&self.schedule, level)?;
-        let posterior = self.prediction.posterior(&self.schedule, level)?;
-        let to_x0 = prediction::convert(self.prediction, Prediction::X0, level, posterior.as_ref())?;
-        let output = self.network.predict(x.mapv(|v| v as f32).view(), &vec![timestep; batch], condition)?;
+        let at = self.bridge.at(level)?;
+        let input = x.mapv(|v| (at.of_input * v) as f32);
+        let output = self.network.predict(input.view(), &vec![at.number; batch], condition)?;
         let learned = output.dim() == (batch, 2 * channels, height, width);
         if output.dim() != x.dim() && !learned {
             return Err(DenoiserError::Shape {
@@ -88,7 +85,7 @@ impl<N: Network> ConditionalDenoiser for Preconditioned<N> {
             });
         }
         let (predicted, variance) = output.view().split_at(Axis(1), channels);
-        let x0 = Zip::from(x).and(&predicted).map_collect(|&x, &o| to_x0.apply(x, f64::from(o)));
+        let x0 = Zip::from(x).and(&predicted).map_collect(|&x, &o| at.to_x0.apply(x, f64::from(o)));
         let fraction = learned.then(|| variance.mapv(|o| VarianceRange::fraction(f64::from(o))));
         Ok(Estimate { x0, fraction })
     }

@@ -11,9 +11,8 @@
 use ndarray::{Array4, ArrayView4, Zip};
 use tweedie_denoiser::{Denoiser, SeededNoise};
 use tweedie_schedule::ddim::ddim_coefs;
-use tweedie_schedule::{Prediction, Schedule, StepGrid, prediction};
+use tweedie_schedule::{GridMove, LevelGrid, Prediction, prediction};
 
-use crate::run::check_grid;
 use crate::{Advance, Clip, Move, SamplerError, Solver};
 
 /// The DDIM sampler.
@@ -58,30 +57,28 @@ impl Solver for Ddim {
 /// estimate at `l` and `eps` that of the same estimate. Decoding takes them at `u`, so that decoding what was encoded
 /// returns `x` only up to an error of first order in the step.
 ///
-/// `x` is `[N, C, H, W]`: data if the grid ends at step 0, where no noise is to be estimated, and then the first `eps` is
+/// `x` is `[N, C, H, W]`: data if the grid ends there, where no noise is to be estimated, and then the first `eps` is
 /// taken at the upper level from the state `sqrt(abar_u) x`.
 ///
 /// # Errors
-/// If the grid was made for another number of training steps, the denoiser fails, changes the shape, or returns a NaN or an
-/// infinity.
+/// If the denoiser fails, changes the shape, or returns a NaN or an infinity.
 ///
 /// Verified by `ddim_encodes_and_decodes`. Verified by `ddim_encodes_gaussians`.
 /// Verified by `encoding_starts_from_the_data`.
 pub fn ddim_encode(
     denoiser: &dyn Denoiser,
-    grid: &StepGrid,
-    schedule: &Schedule,
+    grid: &LevelGrid,
     x: ArrayView4<'_, f64>,
 ) -> Result<Array4<f64>, SamplerError> {
-    check_grid(grid, schedule)?;
     // Nothing is drawn: the moves are deterministic.
     let noise = SeededNoise::new(0);
-    let moves: Vec<(usize, usize)> = grid.moves().filter(|(upper, lower)| upper != lower).collect();
+    let moves: Vec<GridMove> = grid.moves().iter().copied().filter(|on| on.from != on.to).collect();
     let total = moves.len();
     let mut x = x.to_owned();
-    for (position, &(step, lower)) in moves.iter().rev().enumerate() {
-        let (from, to) = (schedule.level(lower), schedule.level(step));
-        let on = Move { denoiser, noise: &noise, from, to, step, position, total, draws: 0 };
+    for (position, down) in moves.iter().rev().enumerate() {
+        let (from, to) = (down.to, down.from);
+        let at = GridMove { from, to, step: down.step };
+        let on = Move { denoiser, noise: &noise, at, position, total, draws: 0 };
         if from.sigma() == 0.0 {
             let state = &x * to.alpha();
             let x0 = on.denoise(state.view(), to)?;

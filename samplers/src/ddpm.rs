@@ -42,11 +42,11 @@ impl Solver for Ddpm {
         self.clip.apply(&mut x0);
         let mean = Zip::from(x).and(&x0).map_collect(|&x, &x0| posterior.mean(x, x0));
         if self.variance != Variance::LearnedRange {
-            let scale = if on.step() == 1 { 0.0 } else { posterior.reverse_variance(self.variance)?.sqrt() };
+            let scale = if on.step() == 1.0 { 0.0 } else { posterior.reverse_variance(self.variance)?.sqrt() };
             return Ok(Advance { x: on.add_noise(mean, scale)?, x0 });
         }
         let fraction = fraction.ok_or(SamplerError::NoLearnedVariance)?;
-        if on.step() == 1 {
+        if on.step() == 1.0 {
             return Ok(Advance { x: mean, x0 });
         }
         let mut range = posterior.variance_range();

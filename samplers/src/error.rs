@@ -28,6 +28,20 @@ pub enum SamplerError {
         /// The value that was given.
         found: f64,
     },
+    /// A number of steps outside its range.
+    #[error("{operation}: {what} should be from {lowest} to {highest}, found {found}")]
+    Count {
+        /// The operation that was called.
+        operation: &'static str,
+        /// What is counted.
+        what: &'static str,
+        /// The least number.
+        lowest: usize,
+        /// The greatest number.
+        highest: usize,
+        /// The number that was given.
+        found: usize,
+    },
     /// A variance that is the raw output of the model.
     #[error(
         "the scheduler's variance_type \"{found}\", the model's raw output as a variance, is not supported, since it may be \
@@ -57,16 +71,30 @@ pub enum SamplerError {
         /// What the model predicts.
         prediction: &'static str,
     },
-    /// The grid was made for another schedule.
+    /// A solver of the SDE in `eps` at a level without noise, where what it adds does not vanish, or without signal.
     #[error(
-        "sample: the step grid is for {grid} training steps, the schedule has {schedule}; make both from the same T"
+        "{solver}: estimates of the noise say nothing about the SDE at a level without noise or without signal; end at the \
+         lowest sigma of the schedule (\"final_sigmas_type\": \"sigma_min\") and start below zero SNR, or use the ++ form, which \
+         extrapolates x0"
     )]
-    GridMismatch {
-        /// Training steps of the grid.
-        grid: usize,
-        /// Training steps of the schedule.
-        schedule: usize,
+    NoiseSdeEnds {
+        /// The solver.
+        solver: &'static str,
     },
+    /// Sigmas by a rule, for a sampler that visits whole steps, or the steps of a table where there is none.
+    #[error(
+        "{sampler} cannot take its noise levels by the rule {rule}; use the rule karras, exponential or beta with euler, heun or \
+         another sampler of that kind, and none with ddpm or ddim"
+    )]
+    SigmaRule {
+        /// The sampler.
+        sampler: &'static str,
+        /// The rule.
+        rule: &'static str,
+    },
+    /// A process without betas, where a table of steps is needed.
+    #[error("this process has continuous noise levels and no table of steps; use a model with a table of betas")]
+    NoTable,
     /// The denoiser changed the shape.
     #[error(
         "sample: the denoiser should return shape {expected:?}, found {found:?}; use a denoiser that keeps the shape"
@@ -90,7 +118,7 @@ pub enum SamplerError {
         /// Number of moves.
         total: usize,
         /// The 1-based step that the move started at.
-        t: usize,
+        t: f64,
     },
     /// The observer asked to stop.
     #[error("sampling was stopped after move {position} of {total}")]

@@ -15,15 +15,20 @@
 
 use ndarray::ArrayView4;
 
-use crate::{Advance, Clip, Ddim, Move, SamplerError, Solver};
+use crate::{Advance, Churn, Clip, Ddim, Move, SamplerError, Solver};
 
 /// Euler's method for the probability-flow ODE, `y' = y + (s' - s) (y - x_0) / s`: order 1, one call a step.
 ///
+/// With noise it is Algorithm 2 of Karras 2022 without its second call.
+///
 /// Verified by `euler_is_the_edm_step_and_ddim`. Verified by `orders_on_a_mixture`.
+/// Verified by `churned_samplers_draw_the_mixture`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Euler {
     /// Post-processing of the estimate of `x_0`.
     pub clip: Clip,
+    /// Noise before each move.
+    pub churn: Churn,
 }
 
 impl Solver for Euler {
@@ -32,7 +37,8 @@ impl Solver for Euler {
     }
 
     fn step(&mut self, x: ArrayView4<'_, f64>, on: &mut Move<'_>) -> Result<Advance, SamplerError> {
-        edm_step(self.clip, 0.0, x, on)
+        let x = self.churn.start(x, on)?;
+        edm_step(self.clip, 0.0, x.view(), on)
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use ndarray::{Array4, ArrayView4};
 use tweedie_denoiser::{Denoiser, Noise, Purpose};
-use tweedie_schedule::{Schedule, StepGrid};
+use tweedie_schedule::LevelGrid;
 
 use crate::solver::{Move, draw};
 use crate::{SamplerError, Solver};
@@ -16,56 +16,45 @@ pub struct StepInfo<'a> {
     pub position: usize,
     /// Number of moves.
     pub total: usize,
-    /// The 1-based step that the move started at.
-    pub step: usize,
+    /// The 1-based step that the move started at, as in [`Move::step`].
+    pub step: f64,
     /// The state after the move, `[N, C, H, W]`.
     pub x: ArrayView4<'a, f64>,
     /// The estimate of `x_0` that the move was made with, `[N, C, H, W]`.
     pub x0: ArrayView4<'a, f64>,
 }
 
-/// Draws a batch of samples of `shape` `[N, C, H, W]`: from `x ~ N(0, I)` at the first step of the grid down to its end.
+/// Draws a batch of samples of `shape` `[N, C, H, W]`: from standard normal noise, times the grid's scale of the first state,
+/// along the moves of the grid; the result is the last state times the grid's factor of it.
 ///
 /// Sample i of the batch uses the noise of index i, so its result depends neither on N nor on the other samples (beyond what
 /// the denoiser makes of a batch). The observer is called after each move and stops the run with `ControlFlow::Break`.
 ///
 /// # Errors
-/// If the grid was made for another number of training steps, the denoiser, the noise or the schedule fails, a state is not
-/// finite, or the observer stopped the run.
+/// If the denoiser, the noise or the schedule fails, a state is not finite, or the observer stopped the run.
 pub fn sample(
     denoiser: &dyn Denoiser,
-    grid: &StepGrid,
-    schedule: &Schedule,
+    grid: &LevelGrid,
     solver: &mut dyn Solver,
     noise: &dyn Noise,
     shape: [usize; 4],
     observer: &mut dyn FnMut(StepInfo<'_>) -> ControlFlow<()>,
 ) -> Result<Array4<f64>, SamplerError> {
-    check_grid(grid, schedule)?;
     let [n, c, h, w] = shape;
-    let mut x = draw(noise, Purpose::Initial, (n, c, h, w))?;
+    let mut x = draw(noise, Purpose::Initial, (n, c, h, w))? * grid.start();
     solver.begin();
     let total = grid.len();
     let mut draws = 0;
-    for (position, (step, next)) in grid.moves().enumerate() {
-        let (from, to) = (schedule.level(step), schedule.level(next));
-        let mut on = Move { denoiser, noise, from, to, step, position, total, draws };
+    for (position, &at) in grid.moves().iter().enumerate() {
+        let mut on = Move { denoiser, noise, at, position, total, draws };
         let advance = solver.step(x.view(), &mut on)?;
         on.check_finite("the state", advance.x.view())?;
         draws = on.draws;
         x = advance.x;
-        let info = StepInfo { position, total, step, x: x.view(), x0: advance.x0.view() };
+        let info = StepInfo { position, total, step: at.step, x: x.view(), x0: advance.x0.view() };
         if observer(info).is_break() {
             return Err(SamplerError::Stopped { position: position + 1, total });
         }
     }
-    Ok(x)
-}
-
-/// Refuses a grid that was made for another number of training steps.
-pub(crate) fn check_grid(grid: &StepGrid, schedule: &Schedule) -> Result<(), SamplerError> {
-    if grid.train_steps() == schedule.steps() {
-        return Ok(());
-    }
-    Err(SamplerError::GridMismatch { grid: grid.train_steps(), schedule: schedule.steps() })
+    Ok(x * grid.result())
 }

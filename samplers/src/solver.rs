@@ -1,6 +1,6 @@
 use ndarray::{Array4, ArrayView4, Axis, Zip};
 use tweedie_denoiser::{Denoiser, Estimate, Noise, Purpose};
-use tweedie_schedule::NoiseLevel;
+use tweedie_schedule::{GridMove, NoiseLevel};
 
 use crate::SamplerError;
 
@@ -32,9 +32,7 @@ pub struct Advance {
 pub struct Move<'a> {
     pub(crate) denoiser: &'a dyn Denoiser,
     pub(crate) noise: &'a dyn Noise,
-    pub(crate) from: NoiseLevel,
-    pub(crate) to: NoiseLevel,
-    pub(crate) step: usize,
+    pub(crate) at: GridMove,
     pub(crate) position: usize,
     pub(crate) total: usize,
     pub(crate) draws: usize,
@@ -43,17 +41,18 @@ pub struct Move<'a> {
 impl Move<'_> {
     /// The level that the move starts at.
     pub fn from(&self) -> NoiseLevel {
-        self.from
+        self.at.from
     }
 
     /// The level that the move ends at.
     pub fn to(&self) -> NoiseLevel {
-        self.to
+        self.at.to
     }
 
-    /// The 1-based step `t` of the training process that the move starts at.
-    pub fn step(&self) -> usize {
-        self.step
+    /// The 1-based step `t` of the training process that the network is told at the start, fractional between two steps
+    /// ([`GridMove::step`]).
+    pub fn step(&self) -> f64 {
+        self.at.step
     }
 
     /// Position of the move, from 0.
@@ -130,7 +129,7 @@ impl Move<'_> {
         if x.iter().all(|v| v.is_finite()) {
             return Ok(());
         }
-        Err(SamplerError::NotFinite { what, position: self.position + 1, total: self.total, t: self.step })
+        Err(SamplerError::NotFinite { what, position: self.position + 1, total: self.total, t: self.at.step })
     }
 }
 

@@ -7,7 +7,7 @@ use common::{From, Silence, draws, plane, run, uniform_grid, uniform_schedule};
 use ndarray::Array4;
 use tweedie_denoiser::{DenoiserError, Noise, Purpose, SeededNoise};
 use tweedie_eval::two_sample;
-use tweedie_samplers::{Clip, Ddim, Ddpm, DpmPlusPlus, DpmPlusPlusSde, EulerAncestral, Solver};
+use tweedie_samplers::{Clip, Ddim, Ddpm, DpmForm, DpmMultistep, DpmOptions, EulerAncestral, Path, Solver};
 use tweedie_schedule::Variance;
 
 /// Points of each of the two samples.
@@ -35,6 +35,11 @@ fn p_value(solver: &mut dyn Solver, moves: usize, steps: impl Noise) -> f64 {
     two_sample(found.view(), exact.view(), 16, 5).unwrap().p_value
 }
 
+/// The SDE with estimates of `eps`.
+fn noise_sde(form: DpmForm) -> DpmOptions {
+    DpmOptions { path: Path::Sde, ..DpmOptions::noise(form) }
+}
+
 fn ddpm(variance: Variance) -> Ddpm {
     Ddpm { variance, clip: Clip::None }
 }
@@ -50,21 +55,24 @@ fn ancestral_samplers_draw_the_mixture() {
     }
 }
 
-/// DDIM with noise, Euler-ancestral, the SDE form of DPM-Solver++; and a deterministic one, whose map carries one law into the
+/// DDIM with noise, Euler-ancestral, the SDE forms of DPM-Solver and DPM-Solver++; and a deterministic one, whose map carries one law into the
 /// other.
 #[test]
 fn stochastic_samplers_draw_the_mixture() {
-    let solvers: [(Box<dyn Solver>, usize); 4] = [
+    let solvers: [(Box<dyn Solver>, usize); 7] = [
         (Box::new(Ddim { eta: 1.0, ..Ddim::default() }), 48),
         (Box::new(Ddim { eta: 0.5, ..Ddim::default() }), 48),
         (Box::new(EulerAncestral::default()), 48),
-        (Box::new(DpmPlusPlusSde::default()), 24),
+        (Box::new(DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None)), 24),
+        (Box::new(DpmMultistep::new(DpmOptions::sde(DpmForm::Third), Clip::None)), 24),
+        (Box::new(DpmMultistep::new(noise_sde(DpmForm::First), Clip::None)), 48),
+        (Box::new(DpmMultistep::new(noise_sde(DpmForm::Second), Clip::None)), 48),
     ];
     for (seed, (mut solver, moves)) in (20..).zip(solvers) {
         let p = p_value(&mut *solver, moves, Scaled(seed, 1.0));
         assert!(p > ALARM, "{}: p = {p:e}", solver.name());
     }
-    let p = p_value(&mut DpmPlusPlus::default(), 24, Silence);
+    let p = p_value(&mut DpmMultistep::default(), 24, Silence);
     assert!(p > ALARM, "dpm++2m: p = {p:e}");
 }
 
@@ -76,7 +84,10 @@ fn wrong_samplers_are_rejected() {
         ("twice the noise", p_value(&mut small(), 24, Scaled(77, 2.0))),
         ("no noise", p_value(&mut small(), 24, Scaled(77, 0.0))),
         ("unit variance", p_value(&mut ddpm(Variance::Unit), 24, Scaled(77, 1.0))),
-        ("twice the noise of the SDE", p_value(&mut DpmPlusPlusSde::default(), 24, Scaled(77, 2.0))),
+        (
+            "twice the noise of the SDE",
+            p_value(&mut DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None), 24, Scaled(77, 2.0)),
+        ),
     ] {
         assert!(p < ALARM, "{name}: p = {p:e}");
     }

@@ -12,7 +12,9 @@ use tweedie_denoiser::{
     SeededNoise, ShiftedNoise,
 };
 use tweedie_samplers::{Clip, Ddim, Ddpm, SamplerError, Solver, ddim_encode, sample};
-use tweedie_schedule::{BetaSchedule, NoiseLevel, Posterior, Schedule, Spacing, StepGrid, Variance};
+use tweedie_schedule::{
+    BetaSchedule, LevelGrid, NoiseLevel, Posterior, Schedule, ScheduleError, Spacing, StepGrid, Variance,
+};
 
 const MEAN: f64 = 0.7;
 const STD: f64 = 0.4;
@@ -30,6 +32,11 @@ fn linear(steps: usize) -> Schedule {
     // The total noise of the paper's 1000 steps, whatever the number of steps.
     let scale = 1000.0 / steps as f64;
     Schedule::new(&BetaSchedule::Linear { start: 1e-4 * scale, end: 0.02 * scale }, steps).unwrap()
+}
+
+/// The levels of a grid of steps.
+fn levels(grid: &StepGrid, schedule: &Schedule) -> LevelGrid {
+    LevelGrid::of_steps(grid, schedule).unwrap()
 }
 
 /// Mean and variance of the ancestral chain on Gaussian data: every move is linear in the state.
@@ -129,7 +136,7 @@ fn ddim_encodes_and_decodes() {
     for final_step in [0, 1] {
         let error = |count: usize| {
             let grid = StepGrid::new(3200, count, Spacing::Trailing, 0).unwrap().with_final_step(final_step).unwrap();
-            let encoded = ddim_encode(&oracle, &grid, &schedule, start.view()).unwrap();
+            let encoded = ddim_encode(&oracle, &levels(&grid, &schedule), start.view()).unwrap();
             // The encoded state takes the place of the initial noise.
             let noise = ReplayNoise::new(encoded.mapv(|v| v as f32), Array5::zeros((0, 0, 0, 0, 0))).unwrap();
             let back = run(&oracle, &grid, &schedule, &mut Ddim::default(), &noise, [2, 1, 1, 3]);
@@ -169,7 +176,7 @@ proptest! {
         let exact = Array4::from_shape_vec((1, 2, 1, 1), at(scaled, mean.map(|m| m * top.alpha()))).unwrap();
         let error = |count: usize| {
             let grid = StepGrid::new(3200, count, Spacing::Trailing, 0).unwrap();
-            largest_difference(&ddim_encode(&oracle, &grid, &schedule, start.view()).unwrap(), &exact)
+            largest_difference(&ddim_encode(&oracle, &levels(&grid, &schedule), start.view()).unwrap(), &exact)
         };
         let (coarse, fine) = (error(200), error(400));
         prop_assert!(coarse < 0.2, "{coarse}");
@@ -184,18 +191,15 @@ fn encoding_is_checked() {
     let x = Array4::from_elem((1, 1, 2, 2), 0.5);
     let other = StepGrid::new(41, 4, Spacing::Trailing, 0).unwrap();
     let oracle = gaussian([1, 2, 2]);
-    assert!(matches!(
-        ddim_encode(&oracle, &other, &schedule, x.view()),
-        Err(SamplerError::GridMismatch { grid: 41, schedule: 40 })
-    ));
+    assert_eq!(LevelGrid::of_steps(&other, &schedule), Err(ScheduleError::GridMismatch { grid: 41, schedule: 40 }));
     let standing = StepGrid::from_steps(40, vec![7]).unwrap().with_final_step(7).unwrap();
-    assert_eq!(ddim_encode(&oracle, &standing, &schedule, x.view()).unwrap(), x);
+    assert_eq!(ddim_encode(&oracle, &levels(&standing, &schedule), x.view()).unwrap(), x);
     let grid = StepGrid::new(40, 4, Spacing::Trailing, 0).unwrap();
-    let wrong_shape = ddim_encode(&gaussian([1, 4, 1]), &grid, &schedule, x.view());
+    let wrong_shape = ddim_encode(&gaussian([1, 4, 1]), &levels(&grid, &schedule), x.view());
     assert!(matches!(wrong_shape, Err(SamplerError::Denoiser(_))));
     let infinite = Array4::from_elem((1, 1, 2, 2), 1e308);
-    let error = ddim_encode(&Huge, &grid, &schedule, infinite.view()).unwrap_err();
-    assert!(matches!(error, SamplerError::NotFinite { position: 1, total: 4, t: 10, .. }), "{error}");
+    let error = ddim_encode(&Huge, &levels(&grid, &schedule), infinite.view()).unwrap_err();
+    assert!(matches!(error, SamplerError::NotFinite { position: 1, total: 4, t: 10.0, .. }), "{error}");
 }
 
 /// One move from the data up to a level with much noise: alpha x + sigma eps with eps = -sigma score at alpha x, in closed
@@ -206,7 +210,7 @@ fn encoding_starts_from_the_data() {
     let grid = StepGrid::from_steps(40, vec![20]).unwrap();
     let level = schedule.level(20);
     let x = Array4::from_shape_vec((1, 1, 1, 3), vec![0.1, 0.7, 1.5]).unwrap();
-    let found = ddim_encode(&gaussian([1, 1, 3]), &grid, &schedule, x.view()).unwrap();
+    let found = ddim_encode(&gaussian([1, 1, 3]), &levels(&grid, &schedule), x.view()).unwrap();
     let variance = level.abar() * STD * STD + level.sigma().powi(2);
     let expected = x.mapv(|x| {
         let score = level.alpha() * (MEAN - x) / variance;
@@ -236,8 +240,8 @@ fn ddim_with_eta_1_is_ddpm() {
     let oracle = mixture([1, 3, 2]);
     let trajectory = |solver: &mut dyn Solver| {
         let mut states = Vec::new();
-        sample(&oracle, &grid, &schedule, solver, &SeededNoise::new(5), [3, 1, 3, 2], &mut |info| {
-            assert_eq!((info.position, info.total, info.step), (states.len(), 100, 100 - states.len()));
+        sample(&oracle, &levels(&grid, &schedule), solver, &SeededNoise::new(5), [3, 1, 3, 2], &mut |info| {
+            assert_eq!((info.position, info.total, info.step), (states.len(), 100, (100 - states.len()) as f64));
             states.push((info.x.to_owned(), info.x0.to_owned()));
             ControlFlow::Continue(())
         })
@@ -300,7 +304,7 @@ fn the_last_move_is_the_estimate() {
         let mut last: Option<(Array4<f64>, Array4<f64>)> = None;
         let mut solver = Ddpm { variance, clip: Clip::Range(1.0) };
         let noise = SeededNoise::new(2);
-        sample(&mixture([1, 2, 2]), &grid, &schedule, &mut solver, &noise, [2, 1, 2, 2], &mut |info| {
+        sample(&mixture([1, 2, 2]), &levels(&grid, &schedule), &mut solver, &noise, [2, 1, 2, 2], &mut |info| {
             last = Some((info.x.to_owned(), info.x0.to_owned()));
             ControlFlow::Continue(())
         })
@@ -376,7 +380,8 @@ fn a_learned_variance_is_interpolated_for_every_value() {
             assert!((found[[i, 0, 0, j]] - expected[[i, 0, 0, j]]).abs() < 1e-12, "value {j} of sample {i}");
         }
     }
-    let result =
-        sample(&gaussian([1, 1, 3]), &grid, &schedule, &mut learned, &noise, shape, &mut |_| ControlFlow::Continue(()));
+    let result = sample(&gaussian([1, 1, 3]), &levels(&grid, &schedule), &mut learned, &noise, shape, &mut |_| {
+        ControlFlow::Continue(())
+    });
     assert!(matches!(result, Err(SamplerError::NoLearnedVariance)));
 }

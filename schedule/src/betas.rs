@@ -5,6 +5,9 @@ use std::f64::consts::FRAC_PI_2;
 use crate::ScheduleError;
 use crate::level::parameter;
 
+/// Diffusers' upper bound of a beta that is a ratio of levels.
+const MAX_BETA: f64 = 0.999;
+
 /// A rule for `b_1..b_T`. With `u_i = i / (T - 1)` for `i = 0..T`, `lerp(p, q, u) = p + (q - p) u`, and real-valued arguments:
 ///
 /// ```text
@@ -15,6 +18,9 @@ use crate::level::parameter;
 /// exponential    start (end / start)^u
 /// cosine         b_t = min(1 - f(t) / f(t - 1), max_beta),            Nichol & Dhariwal 2021, eq. 17
 ///                f(t) = cos^2(pi/2 (t/T + s) / (1 + s))
+/// laplace        as cosine with f(t) = sqrt(snr / (1 + snr)),         Hang 2024, "Improved Noise Schedule", as diffusers has it
+///                ln snr = -sign(1/2 - u)/2 ln(1 - 2 |1/2 - u| + 1e-6), u = t/T
+/// exp            as cosine with f(t) = exp(-12 t/T)                   the name of k-diffusion's users
 /// ```
 ///
 /// Verified by `families_follow_their_definitions`. Verified by `cosine_follows_its_definition`.
@@ -64,6 +70,10 @@ pub enum BetaSchedule {
         /// `b_T`, in (0, 1).
         end: f64,
     },
+    /// A Laplace distribution of the log-SNR (Hang 2024), as diffusers' DDPM has it; every beta at most 0.999.
+    Laplace,
+    /// `abar` falling exponentially, to `e^-12`, as diffusers' Heun has it: every beta is the same, at most 0.999.
+    FallingAbar,
     /// A given table `b_1..b_T`.
     Custom(Vec<f64>),
 }
@@ -72,7 +82,7 @@ impl BetaSchedule {
     /// The names that [`BetaSchedule::from_name`] knows.
     pub const NAMES: &'static str = "linear, scaled-linear, cosine, sqrt, sigmoid, exponential";
     /// The names that [`BetaSchedule::from_config_name`] knows.
-    pub const CONFIG_NAMES: &'static str = "linear, scaled_linear, squaredcos_cap_v2, sigmoid";
+    pub const CONFIG_NAMES: &'static str = "linear, scaled_linear, squaredcos_cap_v2, sigmoid, laplace, exp";
 
     /// The cosine schedule with the paper's constants.
     pub const fn cosine() -> Self {
@@ -111,6 +121,8 @@ impl BetaSchedule {
             "scaled_linear" => Self::ScaledLinear { start, end },
             "squaredcos_cap_v2" => Self::cosine(),
             "sigmoid" => Self::Sigmoid { start, end },
+            "laplace" => Self::Laplace,
+            "exp" => Self::FallingAbar,
             _ => {
                 return Err(ScheduleError::UnknownName {
                     what: "beta_schedule",
@@ -128,6 +140,8 @@ impl BetaSchedule {
             Self::ScaledLinear { .. } => Some("scaled_linear"),
             Self::Cosine { .. } if *self == Self::cosine() => Some("squaredcos_cap_v2"),
             Self::Sigmoid { .. } => Some("sigmoid"),
+            Self::Laplace => Some("laplace"),
+            Self::FallingAbar => Some("exp"),
             _ => None,
         }
     }
@@ -186,6 +200,16 @@ impl BetaSchedule {
                     })
                     .collect()
             }
+            Self::Laplace => {
+                let abar = |t: usize| {
+                    let off = 0.5 - t as f64 / steps as f64;
+                    let sign = if off < 0.0 { -1.0 } else { 1.0 };
+                    let snr = (-0.5 * sign * (1.0 - 2.0 * off.abs() + 1e-6).ln()).exp();
+                    (snr / (1.0 + snr)).sqrt()
+                };
+                (1..=steps).map(|t| (1.0 - abar(t) / abar(t - 1)).min(MAX_BETA)).collect()
+            }
+            Self::FallingAbar => vec![(-(-12.0 / steps as f64).exp_m1()).min(MAX_BETA); steps],
             Self::Custom(ref betas) => {
                 if betas.len() != steps {
                     return Err(ScheduleError::Count {

@@ -127,4 +127,25 @@ pub enum ScheduleError {
         /// The step before it.
         previous: usize,
     },
+    /// A grid of levels that does not lead down.
+    #[error(
+        "grid of levels: the noise should fall from move to move, but move {position} goes from sigma = {from} to \
+         sigma = {to}; use fewer steps, another spacing or other ends of the noise levels"
+    )]
+    LevelGridOrder {
+        /// Position of the move, from 0.
+        position: usize,
+        /// Noise over signal where it should start, or where the move before it starts.
+        from: f64,
+        /// Noise over signal where it leads.
+        to: f64,
+    },
+    /// A grid that was made for another schedule.
+    #[error("the step grid is for {grid} training steps, the schedule has {schedule}; make both from the same T")]
+    GridMismatch {
+        /// Training steps of the grid.
+        grid: usize,
+        /// Training steps of the schedule.
+        schedule: usize,
+    },
 }

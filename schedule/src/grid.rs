@@ -48,12 +48,74 @@ impl Spacing {
     }
 }
 
+/// Whether the steps of a spacing are whole, and how many there are for a number of moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Placing {
+    /// As many whole steps as moves.
+    #[default]
+    Whole,
+    /// As many as moves, and those of [`Spacing::Linspace`] are fractional (diffusers' Euler and its kin).
+    Fractional,
+    /// Whole; for [`Spacing::Linspace`] and [`Spacing::Leading`] those of one move more, without the lowest (diffusers'
+    /// DPM-Solver and UniPC).
+    WholeOfOneMore,
+}
+
+/// Where a spacing puts its steps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Points {
+    /// The highest step; T unless a sampler leaves out the noisiest ones.
+    pub(crate) highest: usize,
+    /// Number of moves.
+    pub(crate) count: usize,
+    pub(crate) spacing: Spacing,
+    pub(crate) steps_offset: usize,
+    pub(crate) placing: Placing,
+}
+
+impl Points {
+    /// The 1-based steps out of `train_steps`, from the highest down; not checked to lie in 1..=T.
+    pub(crate) fn of(self, train_steps: usize) -> Vec<f64> {
+        let Self { highest, count, spacing, steps_offset, placing } = self;
+        let total = highest as f64;
+        let points = count + usize::from(placing == Placing::WholeOfOneMore);
+        let mut steps: Vec<f64> = match spacing {
+            Spacing::Leading => {
+                let stride = highest / points;
+                (0..points).rev().map(|j| (j * stride).saturating_add(steps_offset).saturating_add(1) as f64).collect()
+            }
+            Spacing::Linspace => {
+                let stride = if points > 1 { (total - 1.0) / (points - 1) as f64 } else { 0.0 };
+                let place = |j: usize| {
+                    // numpy sets the last point exactly.
+                    let at = if j > 0 && j + 1 == points { total - 1.0 } else { j as f64 * stride };
+                    if placing == Placing::Fractional { at + 1.0 } else { at.round_ties_even() + 1.0 }
+                };
+                (0..points).rev().map(place).collect()
+            }
+            Spacing::Trailing => {
+                // numpy's arange takes its stride from its first two entries, and its length from the quotient.
+                let stride = (total - train_steps as f64 / count as f64) - total;
+                let most = if highest == train_steps { count } else { (-total / stride).ceil() as usize };
+                let step = |j: usize| (total + j as f64 * stride).round_ties_even();
+                return (0..most).map(step).filter(|&t| t >= 1.0).collect();
+            }
+        };
+        if placing == Placing::WholeOfOneMore {
+            steps.pop();
+        }
+        steps
+    }
+}
+
 /// A strictly decreasing list of steps in 1..=T and the step where the last move ends; indexed by position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepGrid {
     steps: Vec<usize>,
     final_step: usize,
     train_steps: usize,
+    stride: Option<usize>,
 }
 
 impl StepGrid {
@@ -74,27 +136,8 @@ impl StepGrid {
                 found: count,
             });
         }
-        let total = train_steps as f64;
-        let steps: Vec<usize> = match spacing {
-            Spacing::Leading => {
-                let stride = train_steps / count;
-                (0..count).rev().map(|j| (j * stride).saturating_add(steps_offset).saturating_add(1)).collect()
-            }
-            Spacing::Linspace => {
-                let stride = if count > 1 { (total - 1.0) / (count - 1) as f64 } else { 0.0 };
-                let round = |j: usize| {
-                    // numpy sets the last point exactly.
-                    let at = if j > 0 && j + 1 == count { total - 1.0 } else { j as f64 * stride };
-                    at.round_ties_even() as usize + 1
-                };
-                (0..count).rev().map(round).collect()
-            }
-            Spacing::Trailing => {
-                // numpy's arange takes its stride from its first two entries.
-                let stride = (total - total / count as f64) - total;
-                (0..count).map(|j| (total + j as f64 * stride).round_ties_even() as usize).collect()
-            }
-        };
+        let points = Points { highest: train_steps, count, spacing, steps_offset, placing: Placing::Whole };
+        let steps = points.of(train_steps).into_iter().map(|t| t as usize).collect();
         Self::from_steps(train_steps, steps)
     }
 
@@ -121,7 +164,7 @@ impl StepGrid {
                 return Err(ScheduleError::GridOrder { position, found, previous: steps[position - 1] });
             }
         }
-        Ok(Self { steps, final_step: 0, train_steps })
+        Ok(Self { steps, final_step: 0, train_steps, stride: None })
     }
 
     /// The same steps, ending at `final_step` instead of 0 (diffusers' `set_alpha_to_one: false` ends at step 1).
@@ -135,6 +178,14 @@ impl StepGrid {
         }
         self.final_step = final_step;
         Ok(self)
+    }
+
+    /// The same steps, from each of which a move leads down by `stride` wherever the next one lies, or to the final step where
+    /// that would leave 1..=T. So does diffusers' DDIM, with `floor(T / K)`; on a grid of another stride its states do not
+    /// have the noise of the steps that the network is told.
+    pub fn with_stride(mut self, stride: usize) -> Self {
+        self.stride = Some(stride);
+        self
     }
 
     /// The 1-based steps, decreasing.
@@ -164,6 +215,13 @@ impl StepGrid {
 
     /// The moves `(from, to)` in order; the last one ends at [`StepGrid::final_step`].
     pub fn moves(&self) -> impl ExactSizeIterator<Item = (usize, usize)> + '_ {
-        (0..self.len()).map(|k| (self.steps[k], self.steps.get(k + 1).copied().unwrap_or(self.final_step)))
+        (0..self.len()).map(|k| {
+            let from = self.steps[k];
+            let to = match self.stride {
+                Some(stride) => from.checked_sub(stride).filter(|&to| to >= 1),
+                None => self.steps.get(k + 1).copied(),
+            };
+            (from, to.unwrap_or(self.final_step))
+        })
     }
 }

@@ -88,6 +88,34 @@ impl Schedule {
         Self::from_betas(betas)
     }
 
+    /// The same schedule with `abar_T` as given: diffusers' Euler and DPM-Solver put `2^-24` in the place of the 0 of
+    /// [`Schedule::rescaled_zero_terminal_snr`].
+    ///
+    /// Steps before T that have less signal than that (the last three of 1000 rescaled linear betas) are put between, evenly in
+    /// the logarithm. Diffusers leaves them where they are, so that its noise falls from there to step T; a grid that visits
+    /// none of them is the same.
+    ///
+    /// # Errors
+    /// If `abar` is not in (0, 1).
+    ///
+    /// FORMULAS 1.3. Verified by `a_terminal_level_is_set`.
+    pub fn with_terminal_abar(&self, abar: f64) -> Result<Self, ScheduleError> {
+        if !(abar > 0.0 && abar < 1.0) {
+            return Err(parameter("Schedule::with_terminal_abar", "abar_T", "in (0, 1)", abar));
+        }
+        let (steps, end) = (self.steps(), NoiseLevel::from_log_abar(abar.ln())?);
+        let kept = self.levels[..steps].partition_point(|level| end.noisier_than(*level)) - 1;
+        let from = 2.0 * self.levels[kept].alpha().ln();
+        let mut changed = self.clone();
+        for t in kept + 1..=steps {
+            let fraction = (t - kept) as f64 / (steps - kept) as f64;
+            let level = if t == steps { end } else { NoiseLevel::from_log_abar(from + fraction * (abar.ln() - from))? };
+            changed.betas[t - 1] = level.beta_since(changed.levels[t - 1]);
+            changed.levels[t] = level;
+        }
+        Ok(changed)
+    }
+
     /// The number of steps T.
     pub fn steps(&self) -> usize {
         self.betas.len()
@@ -253,6 +281,32 @@ impl Schedule {
         let coordinate = self.coordinate(i);
         let (from, to) = (coordinate.of(self.levels[i]), coordinate.of(self.levels[i + 1]));
         Ok(i as f64 + ((coordinate.of(level) - from) / (to - from)).clamp(0.0, 1.0))
+    }
+
+    /// The level at a fractional step in [1, T] whose EDM sigma is linear between whole steps: the levels that diffusers'
+    /// Euler and its kin visit (`np.interp` on the table of sigmas). At whole steps it is the table.
+    ///
+    /// # Errors
+    /// If `t` lies outside [1, T].
+    ///
+    /// FORMULAS 1.4. Verified by `sigmas_are_interpolated`.
+    pub fn level_of_linear_sigma(&self, t: f64) -> Result<NoiseLevel, ScheduleError> {
+        if !(t >= 1.0 && t <= self.steps() as f64) {
+            return Err(parameter("Schedule::level_of_linear_sigma", "the step", "in [1, T]", t));
+        }
+        let (i, fraction) = (t.floor() as usize, t - t.floor());
+        if fraction == 0.0 {
+            return Ok(self.levels[i]);
+        }
+        let (from, to) = (self.levels[i].edm_sigma(), self.levels[i + 1].edm_sigma());
+        NoiseLevel::from_edm_sigma(from + (to - from) * fraction)
+    }
+
+    /// The step in [1, T] nearest to a level: that of [`Schedule::t_of_level`], and the ends of the table beyond them.
+    ///
+    /// FORMULAS 1.4. Verified by `sigmas_are_interpolated`.
+    pub fn step_near(&self, level: NoiseLevel) -> f64 {
+        self.t_of_level(level).map_or(self.steps() as f64, |t| t.max(1.0))
     }
 
     /// The coordinate in which the segment from step `i` to `i + 1` is linear.

@@ -27,7 +27,6 @@ Usage: python tools/reference/golden_schedulers.py [--out cli/tests/golden/sched
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -36,6 +35,8 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.schedulers import scheduling_ddpm
+
+from golden_common import config_of, flat, model, short, write_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (2, 1, 3, 3)
@@ -77,11 +78,6 @@ def widen(scheduler):
     return scheduler
 
 
-def model(x: torch.Tensor, t: int, learned: bool) -> torch.Tensor:
-    output = 0.3 * x * math.cos(t / 100) + 0.1
-    return torch.cat([output, 0.5 * torch.cos(x + t)], dim=1) if learned else output
-
-
 def trajectory(scheduler, steps, dtype, initial, noise, eta, clipped) -> list[torch.Tensor]:
     """All states of a run with the given noise."""
     scheduler.set_timesteps(steps)
@@ -105,19 +101,6 @@ def trajectory(scheduler, steps, dtype, initial, noise, eta, clipped) -> list[to
                 scheduling_ddpm.randn_tensor = original
         states.append(x)
     return states
-
-
-def flat(tensor: torch.Tensor) -> list[float]:
-    return tensor.flatten().tolist()
-
-
-def short(tensor: torch.Tensor) -> list[float]:
-    """f32 numbers with the nine digits that identify them."""
-    return [float(f"{value:.9g}") for value in tensor.flatten().tolist()]
-
-
-def config_of(scheduler) -> dict:
-    return json.loads(scheduler.to_json_string())
 
 
 def schedules() -> list[dict]:
@@ -262,17 +245,7 @@ def main() -> None:
             for spacing in ("leading", "trailing")
         ],
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    # One line for each element of the lists keeps differences readable.
-    lines = []
-    for key, value in document.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            body = ",\n".join("  " + json.dumps(row) for row in value)
-            lines.append(f"{json.dumps(key)}: [\n{body}\n]")
-        else:
-            lines.append(f"{json.dumps(key)}: {json.dumps(value)}")
-    options.out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    json.loads(options.out.read_text())
+    write_lines(options.out, document)
     size = options.out.stat().st_size / 1e6
     print(f"{options.out.name}: {len(document['trajectories'])} trajectories, {size:.3f} MB")
 

@@ -92,10 +92,8 @@ pub fn run(model: &Loaded, data: &Data, args: &EvalArgs, common: &Common) -> Res
     // The bound is that of ancestral sampling, whatever the model's own sampler is.
     let overrides = Overrides {
         sampler: Some(SolverSpec::ddpm().name()),
-        spacing: None,
         prediction: args.prediction.as_deref(),
-        eta: None,
-        process: &args.process,
+        ..Overrides::none(&args.process)
     };
     let spec = plan::scheduler(model, &overrides)?;
     let schedule = spec.schedule()?;

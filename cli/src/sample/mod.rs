@@ -116,7 +116,7 @@ impl Job<'_> {
         let mut plan = self.spec.plan(self.steps)?;
         let denoiser: Box<dyn ConditionalDenoiser + '_> = match self.model {
             Loaded::Network(model) => {
-                Box::new(Preconditioned::new(&model.network, plan.prediction, plan.schedule.clone(), model.mapping()))
+                Box::new(Preconditioned::with_bridge(&model.network, plan.bridge(model.mapping())))
             }
             Loaded::Oracle(oracle) => Box::new(&oracle.oracle),
         };
@@ -155,8 +155,8 @@ impl Job<'_> {
             tick();
             ControlFlow::Continue(())
         };
-        let Plan { grid, schedule, solver, .. } = plan;
-        let x = tweedie_samplers::sample(&guided, grid, schedule, solver.as_mut(), noise, [n, c, h, w], &mut observer)?;
+        let Plan { grid, solver, .. } = plan;
+        let x = tweedie_samplers::sample(&guided, grid, solver.as_mut(), noise, [n, c, h, w], &mut observer)?;
         let x = x.mapv(|v| v as f32);
         ensure!(x.iter().all(|v| v.is_finite()), "the result is not finite in f32; the model may be damaged");
         Ok(x)

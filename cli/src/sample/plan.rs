@@ -7,8 +7,8 @@ use ndarray::{Array4, ArrayView4};
 use serde_json::{Value, json};
 use tweedie_checkpoint::ModelKind;
 use tweedie_denoiser::{Denoiser, DenoiserError, Estimate, MixtureOracle, Noise, Purpose};
-use tweedie_samplers::{Clip, Plan, SamplerError, SchedulerSpec, SolverSpec};
-use tweedie_schedule::{BetaSchedule, NoiseLevel, Prediction, ScheduleError, Spacing};
+use tweedie_samplers::{Churn, Clip, Compat, Lms, Plan, SamplerError, SchedulerSpec, SolverSpec};
+use tweedie_schedule::{BetaSchedule, GridEnd, NoiseLevel, Prediction, ScheduleError, SigmaRule, Spacing};
 
 use crate::args::{self, ProcessArgs, SampleArgs};
 use crate::console::usage;
@@ -44,8 +44,33 @@ pub struct Overrides<'a> {
     pub prediction: Option<&'a str>,
     /// `--eta`.
     pub eta: Option<f64>,
+    /// `--sigmas`.
+    pub sigmas: Option<&'a str>,
+    /// `--churn` and its companions.
+    pub churn: Option<Churn>,
+    /// `--order`.
+    pub order: Option<usize>,
+    /// `--compat`.
+    pub compat: Compat,
     /// `--schedule` and its companions.
     pub process: &'a ProcessArgs,
+}
+
+impl<'a> Overrides<'a> {
+    /// Nothing but the process of a model that does not describe its own.
+    pub fn none(process: &'a ProcessArgs) -> Self {
+        Self {
+            sampler: None,
+            spacing: None,
+            prediction: None,
+            eta: None,
+            sigmas: None,
+            churn: None,
+            order: None,
+            compat: Compat::Published,
+            process,
+        }
+    }
 }
 
 impl<'a> From<&'a SampleArgs> for Overrides<'a> {
@@ -55,6 +80,15 @@ impl<'a> From<&'a SampleArgs> for Overrides<'a> {
             spacing: args.spacing.as_deref(),
             prediction: args.prediction.as_deref(),
             eta: args.eta,
+            sigmas: args.sigmas.as_deref(),
+            churn: args.churn.map(|amount| Churn {
+                amount,
+                s_min: args.s_tmin.unwrap_or(Churn::NONE.s_min),
+                s_max: args.s_tmax.unwrap_or(Churn::NONE.s_max),
+                noise: args.s_noise.unwrap_or(Churn::NONE.noise),
+            }),
+            order: args.order.map(Into::into),
+            compat: if args.compat { Compat::Diffusers } else { Compat::Published },
             process: &args.process,
         }
     }
@@ -75,6 +109,34 @@ pub fn scheduler(model: &Loaded, options: &Overrides<'_>) -> Result<SchedulerSpe
     }
     if let Some(name) = options.prediction {
         spec.prediction = Prediction::from_name(name).or_else(|e| Prediction::from_config_name(name).map_err(|_| e))?;
+    }
+    if let Some(name) = options.sigmas {
+        spec.sigmas = SigmaRule::from_name(name)?;
+        // A single step tells whether the sampler can.
+        if let Err(e @ SamplerError::SigmaRule { .. }) = spec.plan(1) {
+            return Err(usage(format!("--sigmas {name}: {e}")));
+        }
+    }
+    spec.compat = options.compat;
+    if let Some(wanted) = options.churn {
+        match &mut spec.solver {
+            SolverSpec::Euler { churn } | SolverSpec::Heun { churn } => *churn = wanted,
+            other => {
+                return Err(usage(format!(
+                    "--churn is an option of euler and heun, and the sampler is {}",
+                    other.name()
+                )));
+            }
+        }
+    }
+    if let Some(wanted) = options.order {
+        match &mut spec.solver {
+            SolverSpec::Lms { order } if wanted <= Lms::HIGHEST => *order = wanted,
+            SolverSpec::Lms { .. } => {
+                return Err(usage(format!("--order {wanted}: lms has the orders 1 to {}", Lms::HIGHEST)));
+            }
+            other => return Err(usage(format!("--order is an option of lms, and the sampler is {}", other.name()))),
+        }
     }
     if let Some(eta) = options.eta {
         match &mut spec.solver {
@@ -343,12 +405,10 @@ pub fn draws(model: &Loaded, spec: &SchedulerSpec, steps: usize) -> Result<usize
     let mut plan = spec.plan(steps).map_err(|e| refused(model, steps, e))?;
     let trial = Trial { oracle: MixtureOracle::gaussian([1, 1, 1], 0.0, 1.0)?, learned: learns_variance(model) };
     let counter = Counter::default();
-    let Plan { grid, schedule, solver, .. } = &mut plan;
+    let Plan { grid, solver, .. } = &mut plan;
     let shape = [1, 1, 1, 1];
-    tweedie_samplers::sample(&trial, grid, schedule, solver.as_mut(), &counter, shape, &mut |_| {
-        ControlFlow::Continue(())
-    })
-    .context("the sampler cannot run with these options")?;
+    tweedie_samplers::sample(&trial, grid, solver.as_mut(), &counter, shape, &mut |_| ControlFlow::Continue(()))
+        .context("the sampler cannot run with these options")?;
     Ok(counter.0.get())
 }
 
@@ -388,11 +448,18 @@ pub fn parameters(
     guidance: f64,
 ) -> Value {
     let (mut eta, mut to_one, mut clipped, mut variance) = (None, None, None, None);
+    let (mut churn, mut order) = (None, None);
     match spec.solver {
-        SolverSpec::Ddim { eta: own, use_clipped_model_output, set_alpha_to_one } => {
-            (eta, to_one, clipped) = (Some(own), Some(set_alpha_to_one), Some(use_clipped_model_output));
+        SolverSpec::Ddim { eta: own, use_clipped_model_output } => {
+            (eta, to_one) = (Some(own), Some(spec.end == GridEnd::Clean));
+            clipped = Some(use_clipped_model_output);
         }
         SolverSpec::Ddpm { variance: own } => variance = Some(own.config_name()),
+        SolverSpec::Euler { churn: own } | SolverSpec::Heun { churn: own } if own != Churn::NONE => {
+            let highest = own.s_max.is_finite().then_some(own.s_max);
+            churn = Some(json!({ "churn": own.amount, "s_tmin": own.s_min, "s_tmax": highest, "s_noise": own.noise }));
+        }
+        SolverSpec::Lms { order: own } => order = Some(own),
         _ => {}
     }
     let (betas, start, end, table) = match &spec.betas {
@@ -402,6 +469,8 @@ pub fn parameters(
         BetaSchedule::Sigmoid { start, end } => ("sigmoid", Some(start), Some(end), None),
         BetaSchedule::Exponential { start, end } => ("exponential", Some(start), Some(end), None),
         BetaSchedule::Cosine { .. } => ("cosine", None, None, None),
+        BetaSchedule::Laplace => ("laplace", None, None, None),
+        BetaSchedule::FallingAbar => ("exp", None, None, None),
         BetaSchedule::Custom(table) => ("table", None, None, Some(table)),
         _ => ("unknown", None, None, None),
     };
@@ -413,6 +482,7 @@ pub fn parameters(
     };
     json!({
         "process": {
+            "kind": spec.process.name(),
             "schedule": betas,
             "beta_start": start,
             "beta_end": end,
@@ -431,6 +501,10 @@ pub fn parameters(
         "sampler": spec.solver.name(),
         "steps": steps,
         "spacing": spec.spacing.name(),
+        "sigmas": spec.sigmas.name(),
+        "churn": churn,
+        "order": order,
+        "compat": spec.compat == Compat::Diffusers,
         "eta": eta,
         "guidance": guidance,
         "prediction": spec.prediction.name(),

@@ -57,7 +57,7 @@ fn timesteps() {
             config["_class_name"] = class.clone();
             let steps = row["num_inference_steps"].as_u64().unwrap() as usize;
             let plan = spec(&config).unwrap().plan(steps).unwrap();
-            let found: Vec<f64> = plan.grid.steps().iter().map(|&t| t as f64 - 1.0).collect();
+            let found: Vec<f64> = plan.grid.moves().iter().map(|on| on.step - 1.0).collect();
             assert_eq!(found, numbers(&row["timesteps"]), "{config}, {steps} steps");
         }
     }
@@ -103,18 +103,19 @@ fn trajectories() {
     for row in rows.iter().chain(learned) {
         let name = row["name"].as_str().unwrap();
         let mut spec = spec(&row["config"]).unwrap();
-        if let SolverSpec::Ddim { eta, use_clipped_model_output, .. } = &mut spec.solver {
+        if let SolverSpec::Ddim { eta, use_clipped_model_output } = &mut spec.solver {
             *eta = row["eta"].as_f64().unwrap();
             *use_clipped_model_output = row["use_clipped_model_output"].as_bool().unwrap();
         }
         let plan = spec.plan(row["num_inference_steps"].as_u64().unwrap() as usize).unwrap();
-        let Plan { schedule, prediction, grid, mut solver } = plan;
-        let timesteps: Vec<f64> = grid.steps().iter().map(|&t| t as f64 - 1.0).collect();
+        let schedule = plan.schedule().unwrap().clone();
+        let (Plan { grid, mut solver, .. }, prediction) = (plan, spec.prediction);
+        let timesteps: Vec<f64> = grid.moves().iter().map(|on| on.step - 1.0).collect();
         assert_eq!(timesteps, numbers(&row["timesteps"]), "{name}");
         let states: Vec<Vec<f64>> = row["states"].as_array().unwrap().iter().map(numbers).collect();
         let model = Model { schedule: &schedule, prediction };
         let mut seen = 0;
-        sample(&model, &grid, &schedule, solver.as_mut(), &noise, [n, c, h, w], &mut |info| {
+        sample(&model, &grid, solver.as_mut(), &noise, [n, c, h, w], &mut |info| {
             let expected = &states[info.position + 1];
             let scale = expected.iter().fold(1.0_f64, |m, v| m.max(v.abs()));
             assert_close(&format!("{name}, step {}", info.position), info.x.iter().copied(), expected, scale);

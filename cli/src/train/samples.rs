@@ -50,7 +50,7 @@ pub fn grid(network: &dyn Network, run: &RunConfig, shape: [usize; 3], stop: &At
         ..SchedulerSpec::default()
     };
     let mut plan = spec.plan(run.samples.steps.clamp(1, noise.train_steps))?;
-    let denoiser = Preconditioned::new(network, spec.prediction, plan.schedule.clone(), run.train.timestep);
+    let denoiser = Preconditioned::with_bridge(network, plan.bridge(run.train.timestep));
     let condition = Condition::labels(arrangement.labels);
     let guidance = run.guidance(network).unwrap_or(1.0);
     let denoiser: Box<dyn Denoiser + '_> = if guidance == 1.0 || condition.is_null() {
@@ -64,15 +64,7 @@ pub fn grid(network: &dyn Network, run: &RunConfig, shape: [usize; 3], stop: &At
         true => ControlFlow::Break(()),
         false => ControlFlow::Continue(()),
     };
-    let x = tweedie_samplers::sample(
-        &denoiser,
-        &plan.grid,
-        &plan.schedule,
-        plan.solver.as_mut(),
-        &noise,
-        shape,
-        &mut observer,
-    );
+    let x = tweedie_samplers::sample(&denoiser, &plan.grid, plan.solver.as_mut(), &noise, shape, &mut observer);
     let x = match x {
         Err(SamplerError::Stopped { .. }) => return Ok(None),
         x => x?,

@@ -7,7 +7,7 @@ use ndarray::Array4;
 use tweedie_denoiser::{Condition, Conditioned, MixtureOracle, Noise, SeededNoise};
 use tweedie_samplers::{Clip, Ddim, Ddpm, Solver, ddim_encode, sample};
 use tweedie_schedule::ddim::ddim_coefs;
-use tweedie_schedule::{BetaSchedule, Preconditioning, Schedule, Spacing, StepGrid, Variance};
+use tweedie_schedule::{BetaSchedule, LevelGrid, Preconditioning, Schedule, Spacing, StepGrid, Variance};
 
 use super::draw::{Draw, Mixture, flat};
 use super::{Identity, Worst, reference};
@@ -116,7 +116,8 @@ fn draw_with(
 ) -> Result<Array4<f64>> {
     let denoiser = Conditioned::new(mixture, Condition::none(1));
     let [c, h, w] = shape;
-    Ok(sample(&denoiser, grid, schedule, solver, noise, [1, c, h, w], &mut |_| ControlFlow::Continue(()))?)
+    let grid = LevelGrid::of_steps(grid, schedule)?;
+    Ok(sample(&denoiser, &grid, solver, noise, [1, c, h, w], &mut |_| ControlFlow::Continue(()))?)
 }
 
 /// Ancestral sampling with every step of a schedule.
@@ -252,12 +253,12 @@ fn inverts(draw: &mut Draw) -> Result<f64> {
     let x = Array4::from_elem((1, 1, 1, 1), x);
     let mut errors = [0.0; 2];
     for (error, grid) in errors.iter_mut().zip(&grids) {
-        let encoded = ddim_encode(&model, grid, &schedule, x.view())?;
+        let grid = &LevelGrid::of_steps(grid, &schedule)?;
+        let encoded = ddim_encode(&model, grid, x.view())?;
         let given =
             tweedie_denoiser::ReplayNoise::new(encoded.mapv(|v| v as f32), ndarray::Array5::zeros((0, 1, 1, 1, 1)))?;
-        let decoded = sample(&model, grid, &schedule, &mut Ddim::default(), &given, [1, 1, 1, 1], &mut |_| {
-            ControlFlow::Continue(())
-        })?;
+        let decoded =
+            sample(&model, grid, &mut Ddim::default(), &given, [1, 1, 1, 1], &mut |_| ControlFlow::Continue(()))?;
         *error = (flat(&decoded)[0] - flat(&x)[0]).abs();
     }
     let mut worst = Worst::default();

@@ -5,7 +5,7 @@ use std::error::Error;
 use ndarray::Array4;
 use plotters::prelude::*;
 use tweedie_denoiser::MixtureOracle;
-use tweedie_samplers::{Clip, DpmForm, DpmPlusPlusSde, Solver, SolverSpec};
+use tweedie_samplers::{Clip, Compat, DpmForm, DpmMultistep, DpmOptions, Solver, SolverSpec};
 use tweedie_schedule::Schedule;
 
 use crate::common::{From, Silence, coupled, draws, flow, median_distance, plane, run, uniform_grid, uniform_schedule};
@@ -42,7 +42,7 @@ impl Problem {
         let exact = flow(&oracle, &start, top, bottom, 3000);
         let noise = coupled(&schedule, start.clone(), FINEST, FINEST);
         let grid = uniform_grid(&schedule, FINEST);
-        let mut solver = DpmPlusPlusSde::default();
+        let mut solver = DpmMultistep::new(DpmOptions::sde(DpmForm::Second), Clip::None);
         let exact_path = run(&oracle, &grid, &schedule, &mut solver, &noise, [POINTS, 2, 1, 1]);
         Self { oracle, schedule, start, exact, exact_path }
     }
@@ -63,19 +63,19 @@ impl Problem {
 
 fn lines() -> Result<Vec<Line>, Box<dyn Error>> {
     let problem = Problem::new();
-    let multistep = |form| SolverSpec::DpmPlusPlus { form };
+    let multistep = |form| SolverSpec::Dpm(DpmOptions::plus_plus(form));
     let samplers = [
         ("ddpm, euler-ancestral, ddim with eta 1", SolverSpec::ddpm(), RGBColor(150, 150, 150), true, 1.0),
-        ("dpm++2m-sde", SolverSpec::DpmPlusPlusSde, RGBColor(148, 103, 189), true, 1.0),
+        ("dpm++2m-sde", SolverSpec::Dpm(DpmOptions::sde(DpmForm::Second)), RGBColor(148, 103, 189), true, 1.0),
         ("ddim, euler", SolverSpec::ddim(), RGBColor(196, 78, 82), false, 1.0),
-        ("heun", SolverSpec::Heun, RGBColor(221, 132, 42), false, 2.0),
+        ("heun", SolverSpec::heun(), RGBColor(221, 132, 42), false, 2.0),
         ("dpm++2m", multistep(DpmForm::Second), RGBColor(46, 139, 87), false, 1.0),
         ("dpm++3m", multistep(DpmForm::Third), RGBColor(100, 160, 220), false, 1.0),
         ("dpm++3m-exact", multistep(DpmForm::ThirdExact), RGBColor(30, 70, 150), false, 1.0),
     ];
     let mut lines = Vec::new();
     for (label, spec, colour, stochastic, calls) in samplers {
-        let mut solver = spec.build(Clip::None)?;
+        let mut solver = spec.build(Clip::None, Compat::Published)?;
         let point = |&moves: &usize| (calls * moves as f64, problem.error(&mut *solver, stochastic, moves));
         lines.push(Line { label, colour, stochastic, points: MOVES.iter().map(point).collect() });
     }

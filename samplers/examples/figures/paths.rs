@@ -9,7 +9,7 @@ use plotters::prelude::*;
 use tweedie_denoiser::{Component, Condition, MixtureOracle, Noise, Purpose, SeededNoise};
 use tweedie_samplers::{Ddim, Ddpm, Solver, sample};
 use tweedie_schedule::forward::q_step;
-use tweedie_schedule::{BetaSchedule, NoiseLevel, Schedule, Spacing, StepGrid};
+use tweedie_schedule::{BetaSchedule, LevelGrid, NoiseLevel, Schedule, Spacing, StepGrid};
 
 use crate::common::draws;
 
@@ -92,7 +92,7 @@ impl Paths {
             point.iter_mut().zip(z).for_each(|(x, z)| *x = z);
         }
         let mut states = vec![first];
-        sample(oracle, &grid, schedule, solver, &noise, [POINTS, 2, 1, 1], &mut |info| {
+        sample(oracle, &LevelGrid::of_steps(&grid, schedule)?, solver, &noise, [POINTS, 2, 1, 1], &mut |info| {
             states.push(info.x.to_owned());
             ControlFlow::Continue(())
         })?;

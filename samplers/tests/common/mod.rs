@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use ndarray::{Array4, ArrayView3, Axis};
 use tweedie_denoiser::{Component, Condition, Denoiser, DenoiserError, MixtureOracle, Noise, Purpose, SeededNoise};
 use tweedie_samplers::{Solver, sample};
-use tweedie_schedule::{BetaSchedule, NoiseLevel, Schedule, StepGrid};
+use tweedie_schedule::{BetaSchedule, LevelGrid, NoiseLevel, Schedule, StepGrid};
 
 /// A schedule whose steps 1..=T have EDM noises from `lowest` to `highest` in geometric progression: uniform in the log-SNR.
 pub fn uniform_schedule(lowest: f64, highest: f64, steps: usize) -> Schedule {
@@ -121,7 +121,8 @@ pub fn run(
     noise: &dyn Noise,
     shape: [usize; 4],
 ) -> Array4<f64> {
-    sample(denoiser, grid, schedule, solver, noise, shape, &mut |_| ControlFlow::Continue(())).unwrap()
+    let grid = LevelGrid::of_steps(grid, schedule).unwrap();
+    sample(denoiser, &grid, solver, noise, shape, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
 /// The probability flow from one level to another by the classical Runge-Kutta method in `u = ln s` for `y = x / alpha`,
