@@ -147,9 +147,9 @@ fn variants_and_shards_are_chosen_and_written() {
 #[test]
 fn a_config_that_makes_up_a_network_takes_no_memory_for_it() {
     let bench = Bench::new();
-    // Four billion parameters or millions of layers, and weights of two numbers: gigabytes, if they were believed.
+    // A billion parameters or thousands of layers, and weights of two numbers: gigabytes, if they were believed.
     for (name, widths, layers, parts) in [
-        ("wide", json!([8192, 8192]), 2, ["the configuration asks for about", "2 numbers"]),
+        ("wide", json!([2048, 2048]), 2, ["the configuration asks for about", "2 numbers"]),
         ("deep", json!([8, 8]), 60_000, ["the configuration asks for about", "2 numbers"]),
         ("small", json!([8, 8]), 1, ["missing (", "conv_in.weight"]),
     ] {
