@@ -100,7 +100,7 @@ fn an_array_larger_than_the_limit_trains_from_disk_to_the_same_bits() {
     let (count, side) = (1536usize, 32usize);
     let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, {side}, {side}), }}");
     let header = format!("{header:<117}\n");
-    let pixels = (0..count * side * side).map(|i| (i * 2_654_435_761 >> 13) as u8);
+    let pixels = (0..count * side * side).map(|i| ((i * 2_654_435_761) >> 13) as u8);
     let file: Vec<u8> = b"\x93NUMPY\x01\x00"
         .iter()
         .copied()
