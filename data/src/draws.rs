@@ -117,7 +117,6 @@ impl Ahead {
     ///
     /// # Errors
     /// If an image cannot be read from disk.
-    #[expect(clippy::should_implement_trait, reason = "an iterator would be borrowed mutably")]
     pub fn next(&self) -> Option<Result<Drawn, DataError>> {
         self.receiver.recv().ok()
     }

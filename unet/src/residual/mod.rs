@@ -171,9 +171,9 @@ impl Residual {
     /// # Errors
     /// As [`Residual::new`].
     pub(crate) fn table(config: &Config) -> Result<ParamTable, UnetError> {
-        config.validate()?;
+        let plan = config.plan()?;
         let mut b = Builder::default();
-        Layers::new(&mut b, config);
+        Layers::new(&mut b, config, &plan);
         Ok(b.params)
     }
 
