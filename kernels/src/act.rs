@@ -134,16 +134,9 @@ fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     let bell = exp(s, s.mul(s.splat(-0.5), s.mul(x, x)));
     let t = s.div(one, s.fma(s.splat(0.35), size, one));
     let mut p = s.splat(-0.029_146_34);
-    for coefficient in [
-        0.143_973_7,
-        -0.255_718_44,
-        0.159_179,
-        -0.023_113_199,
-        0.105_509_445,
-        0.119_832_5,
-        0.139_861_93,
-        0.139_621_4,
-    ] {
+    for coefficient in
+        [0.143_973_7, -0.255_718_44, 0.159_179, -0.023_113_199, 0.105_509_445, 0.119_832_5, 0.139_861_93, 0.139_621_4]
+    {
         p = s.fma(p, t, s.splat(coefficient));
     }
     let tail = s.mul(bell, s.mul(t, p));
