@@ -203,9 +203,9 @@ fn inspect_takes_every_kind_of_model() {
     std::fs::write(bench.path("oracle.json"), oracle.to_string()).unwrap();
     assert!(bench.succeed("inspect oracle.json").contains("[1, 2, 2]"));
     // A sampler that does not exist here is reported, and does not keep the rest from being shown.
-    let euler = json!({"_class_name": "EulerDiscreteScheduler"});
-    write_single(&bench.path("euler"), &network(&residual_config(), |_, _| {}), Some(&euler));
-    assert!(bench.succeed("inspect euler").contains("EulerDiscreteScheduler"));
+    let sde = json!({"_class_name": "DPMSolverSDEScheduler"});
+    write_single(&bench.path("sde"), &network(&residual_config(), |_, _| {}), Some(&sde));
+    assert!(bench.succeed("inspect sde").contains("DPMSolverSDEScheduler"));
     bench.fail("inspect nowhere", 1, &["nowhere"]);
 }
 
