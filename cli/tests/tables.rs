@@ -203,9 +203,16 @@ fn inspect_takes_every_kind_of_model() {
     std::fs::write(bench.path("oracle.json"), oracle.to_string()).unwrap();
     assert!(bench.succeed("inspect oracle.json").contains("[1, 2, 2]"));
     // A sampler that does not exist here is reported, and does not keep the rest from being shown.
-    let euler = json!({"_class_name": "EulerDiscreteScheduler"});
-    write_single(&bench.path("euler"), &network(&residual_config(), |_, _| {}), Some(&euler));
-    assert!(bench.succeed("inspect euler").contains("EulerDiscreteScheduler"));
+    let sde = json!({"_class_name": "DPMSolverSDEScheduler"});
+    write_single(&bench.path("sde"), &network(&residual_config(), |_, _| {}), Some(&sde));
+    assert!(bench.succeed("inspect sde").contains("DPMSolverSDEScheduler"));
+    // A process without a table has no betas to report.
+    let edm = json!({"_class_name": "EDMEulerScheduler"});
+    write_single(&bench.path("edm"), &network(&residual_config(), |_, _| {}), Some(&edm));
+    assert!(bench.succeed("inspect edm").contains("euler, the edm process of continuous noise levels"));
+    let found = document(&bench, "inspect edm --json");
+    assert_eq!((&found["scheduler"]["process"], &found["scheduler"]["betas"]), (&json!("edm"), &Value::Null));
+    bench.succeed("sample --model edm --sampler heun --churn 3 --steps 4 --count 1 --size 8 --out x.npy");
     bench.fail("inspect nowhere", 1, &["nowhere"]);
 }
 
