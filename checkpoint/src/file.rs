@@ -222,6 +222,15 @@ impl TensorFile {
         Ok(())
     }
 
+    /// Gives tensors another shape of as many elements: `reshape` returns the new shape of those that have one.
+    pub(crate) fn reshape(&mut self, reshape: impl Fn(&str, &[usize]) -> Option<Vec<usize>>) {
+        for (name, (_, entry)) in &mut self.tensors {
+            let elements = |shape: &[usize]| shape.iter().product::<usize>();
+            let new = reshape(name, &entry.shape).filter(|new| elements(new) == elements(&entry.shape));
+            entry.shape = new.unwrap_or_else(|| std::mem::take(&mut entry.shape));
+        }
+    }
+
     fn data(&self, name: &str) -> Result<(Dtype, &[u8]), CheckpointError> {
         match self.tensors.get(name) {
             // The range was checked against the length of the part when the header was parsed.

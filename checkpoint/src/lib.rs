@@ -40,4 +40,4 @@ pub use model_dir::{ModelDir, ModelKind, SUPPORTED_CLASSES};
 pub use safetensors::Dtype;
 pub use save::{Tensor, TensorData, default_metadata, save_safetensors, write_safetensors};
 pub use state::{State, load_state, save_state};
-pub use write::{WEIGHTS_NAME, write_component, write_pipeline};
+pub use write::{Storage, WEIGHTS_NAME, write_component, write_pipeline};

@@ -58,6 +58,16 @@ impl ModelDir {
     /// If the directory or one of its files is missing, damaged or of an unknown class; the message names the file and
     /// what to do.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        Self::open_variant(path, None)
+    }
+
+    /// [`ModelDir::open`] with the weights of one variant: `fp16` stands for `diffusion_pytorch_model.fp16.safetensors` or the
+    /// shards of `diffusion_pytorch_model.safetensors.index.fp16.json`. `None` is the plain file or, where there is
+    /// none, the only variant.
+    ///
+    /// # Errors
+    /// As [`ModelDir::open`]; also if there is no such variant.
+    pub fn open_variant(path: impl AsRef<Path>, variant: Option<&str>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
         let not_a_model = |problem, remedy| Err(CheckpointError::NotAModel { path: path.to_owned(), problem, remedy });
         match path.metadata() {
@@ -71,7 +81,7 @@ impl ModelDir {
         let index_path = path.join(INDEX);
         // Early repositories keep the only network of a pipeline at the root, beside model_index.json.
         if index_path.is_file() && (path.join("unet").is_dir() || !path.join(CONFIG).is_file()) {
-            return open_pipeline(path, &index_path);
+            return open_pipeline(path, &index_path, variant);
         }
         if !path.join(CONFIG).is_file() {
             let weights =
@@ -95,6 +105,7 @@ impl ModelDir {
             None,
             scheduler,
             scheduler_path.unwrap_or_else(|| path.join(SCHEDULER)),
+            variant,
         )
     }
 
@@ -117,7 +128,7 @@ impl ModelDir {
     }
 }
 
-fn open_pipeline(path: &Path, index_path: &Path) -> Result<ModelDir, CheckpointError> {
+fn open_pipeline(path: &Path, index_path: &Path, variant: Option<&str>) -> Result<ModelDir, CheckpointError> {
     let index = read_config(index_path)?;
     let class = component(&index, index_path, "unet")?;
     let Some(class) = class else {
@@ -147,7 +158,7 @@ fn open_pipeline(path: &Path, index_path: &Path) -> Result<ModelDir, CheckpointE
         let remedy = "fetch the config of the network; weights say nothing of it".to_owned();
         return Err(missing("config", &unet, [CONFIG], remedy));
     }
-    open_network(&unet, ModelKind::Pipeline, Some(class), scheduler, scheduler_path)
+    open_network(&unet, ModelKind::Pipeline, Some(class), scheduler, scheduler_path, variant)
 }
 
 /// The class of a pipeline's component: `["diffusers", "UNet2DModel"]`; `None` if absent or `[null, null]`.
@@ -169,12 +180,13 @@ fn open_network(
     class: Option<String>,
     scheduler: Option<Config>,
     scheduler_path: PathBuf,
+    variant: Option<&str>,
 ) -> Result<ModelDir, CheckpointError> {
     let config_path = directory.join(CONFIG);
     let config = read_config(&config_path)?;
     // The class is judged first: of a model that cannot be used, the weights do not matter.
     class_name(&config, &config_path, class.clone())?;
-    let weights = TensorFile::open(find_weights(directory)?)?;
+    let weights = TensorFile::open(find_weights(directory, variant)?)?;
     finish(kind, class, (config, config_path), (scheduler, scheduler_path), weights)
 }
 
@@ -187,6 +199,7 @@ fn finish(
 ) -> Result<ModelDir, CheckpointError> {
     let class_name = class_name(&config, &config_path, class)?;
     weights.rename(present_name)?;
+    weights.reshape(without_kernel);
     let kind = if class_name == "UNetCond" { ModelKind::Book } else { kind };
     Ok(ModelDir { kind, class_name, config, config_path, scheduler, scheduler_path, weights })
 }
@@ -210,35 +223,52 @@ fn class_name(config: &Config, path: &Path, of_pipeline: Option<String>) -> Resu
     }
 }
 
-/// The weights in a directory: the plain name, an index of shards, or the only variant.
-fn find_weights(directory: &Path) -> Result<PathBuf, CheckpointError> {
-    const STEM: &str = "diffusion_pytorch_model";
+const STEM: &str = "diffusion_pytorch_model";
+
+/// The variant that a file of weights is: `fp16` of `diffusion_pytorch_model.fp16.safetensors` or of an index of shards.
+fn variant_of(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix(STEM)?;
+    // Shards (-00001-of-00002) are opened through their index.
+    let file = rest.strip_prefix('.').and_then(|rest| rest.strip_suffix(".safetensors"));
+    let index = rest.strip_prefix(".safetensors.index.").and_then(|rest| rest.strip_suffix(".json"));
+    file.filter(|tag| !tag.contains("-of-")).or(index).filter(|tag| !tag.is_empty())
+}
+
+/// The weights in a directory: those of the variant that was asked for, or the plain name, an index of shards, or the only
+/// variant.
+fn find_weights(directory: &Path, wanted: Option<&str>) -> Result<PathBuf, CheckpointError> {
     let names = listing(directory);
-    let exact = [WEIGHTS_NAME.to_owned(), format!("{WEIGHTS_NAME}.index.json"), "model.safetensors".to_owned()];
+    let exact = match wanted {
+        None => vec![WEIGHTS_NAME.to_owned(), format!("{WEIGHTS_NAME}.index.json"), "model.safetensors".to_owned()],
+        Some(tag) => vec![
+            format!("{STEM}.{tag}.safetensors"),
+            format!("{WEIGHTS_NAME}.index.{tag}.json"),
+            format!("model.{tag}.safetensors"),
+        ],
+    };
     if let Some(name) = exact.iter().find(|name| names.contains(name)) {
         return Ok(directory.join(name));
     }
-    let is_variant = |name: &&String| {
-        let Some(rest) = name.strip_prefix(STEM) else { return false };
-        // Shards (-00001-of-00002) are opened through their index.
-        let file = rest.strip_suffix(".safetensors").is_some_and(|tag| tag.starts_with('.') && !tag.contains("-of-"));
-        let index = rest.starts_with(".safetensors.index.") && rest.ends_with(".json");
-        file || index
-    };
-    let variants: Vec<&String> = names.iter().filter(is_variant).collect();
-    let variants_text = || variants.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-    let remedy = match variants.as_slice() {
-        [only] => return Ok(directory.join(only)),
-        [] => match names.iter().find(|name| is_pickle(name)) {
+    let found: Vec<(&str, &String)> = names.iter().filter_map(|name| Some((variant_of(name)?, name))).collect();
+    let mut variants: Vec<&str> = found.iter().map(|(variant, _)| *variant).collect();
+    variants.dedup();
+    let remedy = match (wanted, found.as_slice()) {
+        (None, [(_, only)]) => return Ok(directory.join(only)),
+        (_, []) => match names.iter().find(|name| is_pickle(name)) {
+            _ if wanted.is_some() => "there are no variants: leave --variant out".to_owned(),
             Some(name) => format!(
                 "only {name} is there, a Python pickle, which is not read: convert it in Python with \
                  `model.save_pretrained(directory, safe_serialization=True)`"
             ),
             None => "fetch the weights, or check that this is the directory of the network".to_owned(),
         },
-        _ => format!("there are several variants ({}): copy the one you want to {WEIGHTS_NAME}", variants_text()),
+        (None, _) => {
+            format!("there are several variants: choose one with --variant ({})", variants.join(", "))
+        }
+        (Some(_), _) => format!("there are the variants {}: choose one of them with --variant", variants.join(", ")),
     };
-    let looked_for = exact.into_iter().chain([format!("{STEM}.VARIANT.safetensors")]).collect();
+    let others = wanted.is_none().then(|| format!("{STEM}.VARIANT.safetensors"));
+    let looked_for = exact.into_iter().chain(others).collect();
     Err(CheckpointError::Missing { what: "weights", directory: directory.to_owned(), looked_for, remedy })
 }
 
@@ -261,6 +291,18 @@ fn present_name(key: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("{attention}.{layer}.{parameter}"))
+}
+
+/// The shape of a weight of an attention layer that was once saved as that of a convolution of size 1: `[C, C, 1, 1]`.
+fn without_kernel(key: &str, shape: &[usize]) -> Option<Vec<usize>> {
+    let (module, parameter) = key.rsplit_once('.')?;
+    let projection = ["to_q", "to_k", "to_v", "to_out.0"].iter().any(|layer| module.ends_with(layer));
+    match *shape {
+        [out, into, 1, 1] if projection && parameter == "weight" && module.contains("attentions.") => {
+            Some(vec![out, into])
+        }
+        _ => None,
+    }
 }
 
 /// The names in a directory, sorted; empty if it cannot be listed, since what follows says what was looked for.

@@ -47,6 +47,11 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// Bytes in a file whose numbers are of type `numbers`.
+    pub(crate) fn bytes(&self, numbers: Dtype) -> u64 {
+        (self.len() * self.dtype(numbers).bitsize() / 8) as u64
+    }
+
     fn len(&self) -> usize {
         match self.data {
             TensorData::F32(data) => data.len(),

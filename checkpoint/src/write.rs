@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-use crate::atomic::{parent, stage, sync_directory};
+use crate::atomic::{Staged, parent, stage, sync_directory};
 use crate::config::{config_bytes, kind};
 use crate::save::stage_safetensors;
 use crate::{CheckpointError, Config, Tensor, default_metadata};
@@ -15,10 +16,27 @@ pub const WEIGHTS_NAME: &str = "diffusion_pytorch_model.safetensors";
 /// The version of diffusers whose file formats these are, for configs that do not name one.
 const DIFFUSERS_VERSION: &str = "0.42.1";
 
+/// How numbers are stored. A [`Dtype`] alone is one file of that type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// F32, F16 or BF16, as in [`save_safetensors`](crate::save_safetensors).
+    pub dtype: Dtype,
+    /// Bytes of a file at most: larger weights become several files, `diffusion_pytorch_model-00001-of-00002.safetensors` and
+    /// so on, and the index `diffusion_pytorch_model.safetensors.index.json`, as diffusers writes them. A tensor is never
+    /// divided. `None`: one file, whatever its size.
+    pub max_shard_size: Option<u64>,
+}
+
+impl From<Dtype> for Storage {
+    fn from(dtype: Dtype) -> Self {
+        Self { dtype, max_shard_size: None }
+    }
+}
+
 /// Writes a pipeline directory that Python diffusers opens unchanged: `model_index.json`, `unet/` and `scheduler/`.
 ///
 /// Where the configs lack `_class_name`, they become a `UNet2DModel` and a `DDPMScheduler`. The pipeline class is that
-/// of the scheduler (`DDPMPipeline`, `DDIMPipeline`, `PNDMPipeline`). `dtype` as in [`save_safetensors`](crate::save_safetensors).
+/// of the scheduler (`DDPMPipeline`, `DDIMPipeline`, `PNDMPipeline`).
 ///
 /// Each file is written atomically, and one whose content stays the same is not touched. While the configs stay
 /// the same, as they do in a training run, the only change is therefore one rename of the weights, and a process
@@ -33,7 +51,7 @@ pub fn write_pipeline(
     unet_config: &Value,
     scheduler_config: &Value,
     tensors: &[Tensor<'_>],
-    dtype: Dtype,
+    storage: impl Into<Storage>,
 ) -> Result<(), CheckpointError> {
     let directory = directory.as_ref();
     let (unet_path, scheduler_path) =
@@ -55,9 +73,9 @@ pub fn write_pipeline(
     write_model(
         (directory.join("model_index.json"), config_bytes(&index)),
         &[(scheduler_path, config_bytes(&scheduler)), (unet_path, config_bytes(&unet))],
-        &directory.join("unet").join(WEIGHTS_NAME),
+        &directory.join("unet"),
         tensors,
-        dtype,
+        storage.into(),
     )
 }
 
@@ -73,7 +91,7 @@ pub fn write_component(
     config: &Value,
     scheduler_config: Option<&Value>,
     tensors: &[Tensor<'_>],
-    dtype: Dtype,
+    storage: impl Into<Storage>,
 ) -> Result<(), CheckpointError> {
     let directory = directory.as_ref();
     let config_path = directory.join("config.json");
@@ -90,28 +108,27 @@ pub fn write_component(
     let config = with_class(config, "", &config_path)?;
     let scheduler = scheduler_config.map(|c| with_class(c, "DDPMScheduler", &scheduler_path)).transpose()?;
     let others: Vec<_> = scheduler.iter().map(|c| (scheduler_path.clone(), config_bytes(c))).collect();
-    write_model((config_path, config_bytes(&config)), &others, &directory.join(WEIGHTS_NAME), tensors, dtype)
+    write_model((config_path, config_bytes(&config)), &others, directory, tensors, storage.into())
 }
 
 /// Writes weights and JSON files so that `entry`, without which the directory is no model, vouches for the others.
 fn write_model(
     entry: (PathBuf, Vec<u8>),
     others: &[(PathBuf, Vec<u8>)],
-    weights: &Path,
+    directory: &Path,
     tensors: &[Tensor<'_>],
-    dtype: Dtype,
+    storage: Storage,
 ) -> Result<(), CheckpointError> {
-    for path in others.iter().map(|(path, _)| path.as_path()).chain([entry.0.as_path(), weights]) {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|e| CheckpointError::io("create", parent, e))?;
-        }
+    let parents = others.iter().chain([&entry]).filter_map(|(path, _)| path.parent());
+    for parent in parents.chain([directory]) {
+        fs::create_dir_all(parent).map_err(|e| CheckpointError::io("create", parent, e))?;
     }
     // What cannot be saved, and a full disk, are errors before the model that may be there is touched.
-    let new_weights = stage_safetensors(weights, tensors, dtype, &default_metadata())?;
+    let (new_weights, stale) = stage_weights(directory, tensors, storage)?;
     // An unreadable file counts as another content and is replaced; the entry is renewed with whatever it vouches for.
     let differs = |(path, bytes): &(PathBuf, Vec<u8>)| fs::read(path).map_or(true, |old| old != *bytes);
     let mut changed: Vec<_> = others.iter().filter(|file| differs(file)).collect();
-    if !changed.is_empty() || differs(&entry) {
+    if !changed.is_empty() || !stale.is_empty() || new_weights.len() > 1 || differs(&entry) {
         changed.push(&entry);
     }
     let mut staged = Vec::new();
@@ -125,11 +142,78 @@ fn write_model(
             .and_then(|()| sync_directory(parent(&entry.0)))
             .map_err(|e| CheckpointError::io("replace", &entry.0, e))?;
     }
-    new_weights.commit().map_err(|e| CheckpointError::io("write", weights, e))?;
+    for path in stale {
+        fs::remove_file(&path).map_err(|e| CheckpointError::io("replace", &path, e))?;
+    }
+    for (path, file) in new_weights {
+        file.commit().map_err(|e| CheckpointError::io("write", &path, e))?;
+    }
     for (path, file) in staged {
         file.commit().map_err(|e| CheckpointError::io("write", path, e))?;
     }
     Ok(())
+}
+
+/// Files that are written but not yet in their place.
+type StagedFiles = Vec<(PathBuf, Staged)>;
+
+/// The weights in one file, or in shards with their index, and what the other of the two forms has left in the directory:
+/// diffusers prefers the index wherever there is one.
+fn stage_weights(
+    directory: &Path,
+    tensors: &[Tensor<'_>],
+    storage: Storage,
+) -> Result<(StagedFiles, Vec<PathBuf>), CheckpointError> {
+    let single = directory.join(WEIGHTS_NAME);
+    let index = directory.join(format!("{WEIGHTS_NAME}.index.json"));
+    let shards = storage.max_shard_size.map(|most| shards(tensors, storage.dtype, most)).unwrap_or_default();
+    let stage_one = |path: &Path, tensors: &[Tensor<'_>]| {
+        Ok::<_, CheckpointError>((
+            path.to_owned(),
+            stage_safetensors(path, tensors, storage.dtype, &default_metadata())?,
+        ))
+    };
+    if shards.len() < 2 {
+        let stale = index.exists().then_some(index).into_iter().collect();
+        return Ok((vec![stage_one(&single, tensors)?], stale));
+    }
+    let mut files = Vec::new();
+    let mut weight_map = BTreeMap::new();
+    for (i, shard) in shards.iter().enumerate() {
+        let name = format!("diffusion_pytorch_model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        files.push(stage_one(&directory.join(&name), shard)?);
+        for tensor in shard {
+            if weight_map.insert(tensor.name, name.clone()).is_some() {
+                // Two tensors of one name: the check of a single file words the error.
+                stage_one(&single, tensors)?;
+            }
+        }
+    }
+    let total_size: u64 = tensors.iter().map(|tensor| tensor.bytes(storage.dtype)).sum();
+    let json = format!("{:#}\n", json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map }));
+    let staged = stage(&index, |writer| writer.write_all(json.as_bytes()));
+    files.push((index.clone(), staged.map_err(|e| CheckpointError::io("write", &index, e))?));
+    Ok((files, single.exists().then_some(single).into_iter().collect()))
+}
+
+/// Divides tensors, in their order, into files of at most `most` bytes each; one that is larger gets a file of its own.
+fn shards<'a>(tensors: &[Tensor<'a>], dtype: Dtype, most: u64) -> Vec<Vec<Tensor<'a>>> {
+    let mut shards: Vec<Vec<Tensor<'a>>> = Vec::new();
+    let mut room = 0;
+    for tensor in tensors {
+        let bytes = tensor.bytes(dtype);
+        match shards.last_mut() {
+            Some(shard) if bytes <= room => {
+                shard.push(*tensor);
+                room -= bytes;
+            }
+            _ => {
+                shards.push(vec![*tensor]);
+                room = most.saturating_sub(bytes);
+            }
+        }
+    }
+    shards
 }
 
 /// The config with its class and version in front, as diffusers writes them.

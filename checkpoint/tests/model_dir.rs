@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tweedie_checkpoint::{
-    CheckpointError, Dtype, ModelDir, ModelKind, Tensor, WEIGHTS_NAME, default_metadata, read_config, save_safetensors,
-    write_component, write_config, write_pipeline,
+    CheckpointError, Dtype, ModelDir, ModelKind, Storage, Tensor, WEIGHTS_NAME, default_metadata, read_config,
+    save_safetensors, write_component, write_config, write_pipeline,
 };
 
 fn unet() -> Value {
@@ -141,13 +141,104 @@ fn weights_under_other_names() {
     weights(&root.join("diffusion_pytorch_model.fp16.safetensors"), "w", 16.0);
     assert_eq!(value(), 16.0);
     weights(&root.join("diffusion_pytorch_model.non_ema.safetensors"), "w", 32.0);
-    refused(root, &["several variants", "fp16.safetensors, diffusion_pytorch_model.non_ema", "copy the one you want"]);
+    refused(root, &["several variants", "--variant (fp16, non_ema)"]);
+    let variant = |name| ModelDir::open_variant(root, Some(name)).map(|model| model.weights.read_f32("w").unwrap()[0]);
+    assert_eq!((variant("fp16").unwrap(), variant("non_ema").unwrap()), (16.0, 32.0));
+    let message = variant("ema").unwrap_err().to_string();
+    assert!(
+        message.contains("diffusion_pytorch_model.ema.safetensors, diffusion_pytorch_model.safetensors.index.ema.json")
+    );
+    assert!(message.contains("the variants fp16, non_ema: choose one"), "{message}");
+    weights(&root.join("diffusion_pytorch_model.half-00001-of-00001.safetensors"), "w", 8.0);
+    let index = json!({"weight_map": {"w": "diffusion_pytorch_model.half-00001-of-00001.safetensors"}});
+    config(&root.join("diffusion_pytorch_model.safetensors.index.half.json"), &index);
+    assert_eq!(variant("half").unwrap(), 8.0);
     weights(&root.join("diffusion_pytorch_model-00001-of-00001.safetensors"), "w", 4.0);
     let index = json!({"weight_map": {"w": "diffusion_pytorch_model-00001-of-00001.safetensors"}});
     config(&root.join("diffusion_pytorch_model.safetensors.index.json"), &index);
     assert_eq!(value(), 4.0);
     weights(&root.join(WEIGHTS_NAME), "w", 1.0);
-    assert_eq!(value(), 1.0);
+    assert_eq!((value(), variant("fp16").unwrap()), (1.0, 16.0));
+    for name in ["../w", "", "fp16.safetensors"] {
+        assert!(variant(name).is_err(), "{name}");
+    }
+    // A pipeline hands the choice on to its network.
+    let outer = tempfile::tempdir().unwrap();
+    pipeline(outer.path(), 2.0);
+    weights(&outer.path().join("unet/diffusion_pytorch_model.fp16.safetensors"), "w", 3.0);
+    let value = |variant| ModelDir::open_variant(outer.path(), variant).unwrap().weights.read_f32("w").unwrap()[0];
+    assert_eq!((value(None), value(Some("fp16"))), (2.0, 3.0));
+    let message = ModelDir::open_variant(outer.path().join("scheduler"), Some("fp16")).unwrap_err().to_string();
+    assert!(message.contains("config.json"), "{message}");
+}
+
+#[test]
+fn shards_are_written_as_diffusers_writes_them_and_the_other_form_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    let numbers: Vec<f32> = (0..10).map(|i| i as f32).collect();
+    let tensors = [
+        Tensor::f32("z", &[3], &numbers[..3]),
+        Tensor::f32("a", &[1], &numbers[3..4]),
+        Tensor::f32("large", &[5], &numbers[4..9]),
+        Tensor::i64("n", &[], &[7]),
+        Tensor::f32("b", &[1], &numbers[9..]),
+    ];
+    let names = |folder: &Path| {
+        let mut names: Vec<_> =
+            folder.read_dir().unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    let check = |model: ModelDir| {
+        assert_eq!(model.weights.len(), 5);
+        assert_eq!(model.weights.read_f32("large").unwrap(), numbers[4..9]);
+        assert_eq!(model.weights.read_i64("n").unwrap(), [7]);
+    };
+    write_pipeline(root, &unet(), &scheduler(), &tensors, Dtype::F32).unwrap();
+    let storage = |most| Storage { dtype: Dtype::F32, max_shard_size: Some(most) };
+    write_pipeline(root, &unet(), &scheduler(), &tensors, storage(16)).unwrap();
+    let unet_folder = root.join("unet");
+    let shard = |i: usize| format!("diffusion_pytorch_model-{i:05}-of-00003.safetensors");
+    let index = "diffusion_pytorch_model.safetensors.index.json";
+    assert_eq!(names(&unet_folder), ["config.json".to_owned(), shard(1), shard(2), shard(3), index.to_owned()]);
+    let expected = json!({
+        "metadata": {"total_size": 48},
+        "weight_map": {"a": shard(1), "b": shard(3), "large": shard(2), "n": shard(3), "z": shard(1)},
+    });
+    assert_eq!(Value::Object(read_config(unet_folder.join(index)).unwrap()), expected);
+    check(ModelDir::open(root).unwrap());
+    // One file again: the index, which diffusers would prefer, is gone.
+    write_pipeline(root, &unet(), &scheduler(), &tensors, storage(48)).unwrap();
+    assert!(unet_folder.join(WEIGHTS_NAME).is_file() && !unet_folder.join(index).exists());
+    check(ModelDir::open(root).unwrap());
+    // A shard that is missing is named.
+    write_component(root.join("single"), &unet(), None, &tensors, storage(1)).unwrap();
+    std::fs::remove_file(root.join("single/diffusion_pytorch_model-00004-of-00005.safetensors")).unwrap();
+    refused(&root.join("single"), &["cannot open", "diffusion_pytorch_model-00004-of-00005.safetensors"]);
+    let twice = [tensors[0], tensors[0]];
+    let error = write_component(root.join("twice"), &unet(), None, &twice, storage(1)).unwrap_err().to_string();
+    assert!(error.contains("unique in the file"), "{error}");
+}
+
+#[test]
+fn attention_weights_of_convolutions_lose_their_kernel() {
+    let directory = tempfile::tempdir().unwrap();
+    let values = [1.0, 2.0, 3.0, 4.0];
+    let tensors = [
+        Tensor::f32("up_blocks.0.attentions.0.query.weight", &[2, 2, 1, 1], &values),
+        Tensor::f32("up_blocks.0.attentions.0.proj_attn.weight", &[2, 2, 1, 1], &values),
+        Tensor::f32("up_blocks.0.attentions.0.to_k.weight", &[2, 2, 1, 1], &values),
+        Tensor::f32("up_blocks.0.resnets.0.conv_shortcut.weight", &[2, 2, 1, 1], &values),
+    ];
+    write_component(directory.path(), &unet(), None, &tensors, Dtype::F32).unwrap();
+    let model = ModelDir::open(directory.path()).unwrap();
+    for name in ["attentions.0.to_q", "attentions.0.to_out.0", "attentions.0.to_k"] {
+        let name = format!("up_blocks.0.{name}.weight");
+        assert_eq!(model.weights.get(&name).unwrap().shape, [2, 2], "{name}");
+        assert_eq!(model.weights.read_f32(&name).unwrap(), values);
+    }
+    assert_eq!(model.weights.get("up_blocks.0.resnets.0.conv_shortcut.weight").unwrap().shape, [2, 2, 1, 1]);
 }
 
 #[test]

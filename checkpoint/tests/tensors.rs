@@ -190,6 +190,13 @@ fn headers_that_lie() {
     refused(raw("{\"__metadata__\":{\"a\":1}}", 0), "no valid JSON description");
     refused(raw("[]", 0), "an object of tensor descriptions");
     refused(raw(&"[".repeat(100_000), 0), "no valid JSON description");
+    let mut broken = raw("{\"__metadata__\":{\"ab\":\"cd\"}}", 0);
+    broken[8 + 18] = 0xff;
+    refused(broken, "no valid JSON description");
+    refused(
+        raw(&format!("{{\"a\":{}1{}}}", "{\"b\":".repeat(10_000), "}".repeat(10_000)), 0),
+        "no valid JSON description",
+    );
     refused(raw("{}{}", 0), "no valid JSON description");
     let mut huge = raw("{}", 0);
     huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
@@ -371,6 +378,28 @@ proptest! {
                 prop_assert_eq!(r, nearest);
                 prop_assert!((r - v).abs() <= (neighbour - v).abs());
             }
+        }
+    }
+
+    /// What was read from a file and is written again gives the same file, byte for byte, in every type.
+    #[test]
+    fn files_that_are_read_and_written_again_are_the_same(bits in prop::collection::vec(any::<u32>(), 1..40), split in 0usize..40) {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+            let number = |bits: u32| match dtype {
+                Dtype::F16 => f16::from_bits(bits as u16).to_f32(),
+                Dtype::BF16 => bf16::from_bits(bits as u16).to_f32(),
+                _ => f32::from_bits(bits),
+            };
+            // A conversion makes every NaN a quiet one.
+            let numbers: Vec<f32> = bits.iter().map(|&b| number(b)).filter(|v| !v.is_nan()).collect();
+            let (a, b) = numbers.split_at(split.min(numbers.len()));
+            let (shape_a, shape_b) = ([a.len()], [1, b.len()]);
+            let first = bytes(&[Tensor::f32("a", &shape_a, a), Tensor::f32("b", &shape_b, b)], dtype).unwrap();
+            let file = read(first.clone()).unwrap();
+            let tensors: Vec<_> = file.tensors().map(|t| (t.name, t.shape, file.read_f32(t.name).unwrap())).collect();
+            prop_assert!(file.tensors().all(|t| t.dtype == dtype));
+            let tensors: Vec<_> = tensors.iter().map(|(name, shape, data)| Tensor::f32(name, shape, data)).collect();
+            prop_assert_eq!(bytes(&tensors, dtype).unwrap(), first);
         }
     }
 

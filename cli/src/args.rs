@@ -63,7 +63,7 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Print or plot the tables of a noise schedule
     Schedule(ScheduleArgs),
-    /// Store a model in another number type
+    /// Store a model in another number type or layout
     Convert(ConvertArgs),
     /// Say how likely a model finds data: bits per dimension
     Eval(Box<EvalArgs>),
@@ -79,6 +79,9 @@ pub struct ModelArg {
     /// A model directory (diffusers layout, `book`, or a training run) or an oracle's .json [default: the bundled digits]
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// Which weights, where a directory holds several: fp16, non_ema, ... [default: those without a variant]
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
 }
 
 /// The process that a model without a scheduler of its own was trained on.
@@ -278,6 +281,12 @@ pub struct InspectArgs {
     /// A model directory [default: the bundled digits]
     #[arg(value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// Which weights, where a directory holds several: fp16, non_ema, ... [default: those without a variant]
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
+    /// Time the network itself, however large it is [default: up to 1 GB of weights in memory; estimate beyond]
+    #[arg(long)]
+    pub measure: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

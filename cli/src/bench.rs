@@ -61,7 +61,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// # Errors
 /// If the model cannot be opened or run.
 pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
-    let mut model = model::open_network(args.model.model.as_deref())?;
+    let mut model = model::open_network(args.model.model.as_deref(), args.model.variant.as_deref())?;
     let Some([c, h, w]) = model.network.image_shape() else {
         bail!("{}: the network's config does not say how large its images are (sample_size is null)", model.name);
     };

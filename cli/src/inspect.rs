@@ -5,10 +5,11 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use ndarray::Array4;
 use serde_json::{Value, json};
-use tweedie_denoiser::{Condition, Network};
+use tweedie_checkpoint::Config;
+use tweedie_denoiser::{Condition, Network, NetworkGrad};
 use tweedie_samplers::{Process, SchedulerSpec};
 use tweedie_schedule::TimestepMapping;
-use tweedie_unet::Summary;
+use tweedie_unet::{Model, Summary};
 
 use crate::args::{InspectArgs, ProcessArgs};
 use crate::console;
@@ -19,20 +20,22 @@ use crate::sample::plan::{self, Overrides};
 const PASSES: usize = 5;
 /// No further pass is timed after this many seconds.
 const SECONDS: f64 = 3.0;
+/// Networks whose weights would take more memory than this are timed only if asked to.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// Runs the command.
 ///
 /// # Errors
 /// If the model cannot be opened or run.
 pub fn run(args: &InspectArgs) -> Result<()> {
-    let model = model::open(args.model.as_deref())?;
+    let model = model::open_without_weights(args.model.as_deref(), args.variant.as_deref())?;
     let process = ProcessArgs::default();
     let options = Overrides::none(&process);
     // A model whose own sampler does not exist here can be looked into all the same.
     let scheduler = plan::scheduler(&model, &options);
     match model {
         Loaded::Oracle(oracle) => inspect_oracle(&oracle, args.json),
-        Loaded::Network(network) => inspect_network(&network, scheduler, args.json),
+        Loaded::Network(network) => inspect_network(&network, scheduler, args.measure, args.json),
     }
 }
 
@@ -51,15 +54,28 @@ fn inspect_oracle(oracle: &LoadedOracle, json: bool) -> Result<()> {
 struct Cost {
     summary: Summary,
     size: [usize; 2],
-    /// Seconds per image.
-    seconds: f64,
+    time: Time,
 }
 
-fn inspect_network(model: &LoadedNetwork, scheduler: Result<SchedulerSpec>, json: bool) -> Result<()> {
-    let cost = match model.network.image_shape() {
-        Some([_, h, w]) => Some(measure(model, h, w)?),
-        None => None,
-    };
+/// Seconds of a forward pass of one image.
+#[derive(Clone, Copy)]
+enum Time {
+    /// The fastest of several passes.
+    Measured(f64),
+    /// From the operations of a small network, whose speed was measured.
+    Estimated(f64),
+}
+
+impl Time {
+    fn seconds(self) -> f64 {
+        match self {
+            Self::Measured(seconds) | Self::Estimated(seconds) => seconds,
+        }
+    }
+}
+
+fn inspect_network(model: &LoadedNetwork, scheduler: Result<SchedulerSpec>, measure: bool, json: bool) -> Result<()> {
+    let cost = model.network.image_shape().map(|[_, h, w]| cost(model, h, w, measure)).transpose()?;
     if json {
         console::print_json(&document(model, &cost, &scheduler))
     } else {
@@ -67,14 +83,43 @@ fn inspect_network(model: &LoadedNetwork, scheduler: Result<SchedulerSpec>, json
     }
 }
 
-fn measure(model: &LoadedNetwork, h: usize, w: usize) -> Result<Cost> {
+fn cost(model: &LoadedNetwork, h: usize, w: usize, measure: bool) -> Result<Cost> {
     let network = &model.network;
+    let summary = network.summary(h, w);
+    let time = if measure || weights_bytes(network) + network.packed_bytes() <= MOST_BYTES {
+        Time::Measured(seconds(network, h, w).with_context(|| format!("cannot run {}", model.name))?)
+    } else {
+        let small = Model::from_config(&small_network())?;
+        let [_, h, w] = small.image_shape().unwrap_or([1, 32, 32]);
+        let rate = small.summary(h, w).flops() as f64 / seconds(&small, h, w)?;
+        Time::Estimated(summary.flops() as f64 / rate)
+    };
+    Ok(Cost { summary, size: [h, w], time })
+}
+
+/// A network whose speed stands for that of larger ones.
+fn small_network() -> Config {
+    let config = json!({
+        "_class_name": "UNet2DModel", "sample_size": 32, "block_out_channels": [128, 256], "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    });
+    config.as_object().cloned().unwrap_or_default()
+}
+
+/// Bytes of the weights as they are held, in f32.
+fn weights_bytes(network: &Model) -> u64 {
+    4 * network.params().len() as u64
+}
+
+/// Seconds of the fastest of a few passes. All weights may be zero: that takes the same time.
+fn seconds(network: &Model, h: usize, w: usize) -> Result<f64> {
     let x = Array4::from_shape_fn((1, network.in_channels(), h, w), |(_, c, i, j)| {
         ((c + i * 7 + j * 3) % 11) as f32 / 11.0 - 0.5
     });
     let labels = network.classes() > 0 && !network.has_null_condition();
-    let condition = Condition::labels(vec![labels.then_some(0)]);
-    let pass = || network.predict(x.view(), &[500.0], &condition).with_context(|| format!("cannot run {}", model.name));
+    // Not the first label or time: some embeddings take their logarithm.
+    let condition = Condition::labels(vec![labels.then(|| network.classes() - 1)]);
+    let pass = || network.predict(x.view(), &[1.0], &condition);
     // The first pass packs the weights.
     pass()?;
     let (start, mut best) = (Instant::now(), f64::INFINITY);
@@ -86,7 +131,7 @@ fn measure(model: &LoadedNetwork, h: usize, w: usize) -> Result<Cost> {
             break;
         }
     }
-    Ok(Cost { summary: network.summary(h, w), size: [h, w], seconds: best })
+    Ok(best)
 }
 
 impl Cost {
@@ -99,7 +144,7 @@ impl Cost {
 
 fn document(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<SchedulerSpec>) -> Value {
     let network = &model.network;
-    let params = tweedie_denoiser::NetworkGrad::params(network);
+    let params = network.params();
     let mut document = json!({
         "model": model.name,
         "class": model.class_name,
@@ -108,7 +153,8 @@ fn document(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<Sched
         "tensors": params.table().len(),
         "stored_types": model.stored_types,
         "stored_bytes": model.stored_bytes,
-        "weights_bytes": 4 * params.len(),
+        "weights_bytes": weights_bytes(network),
+        "packed_bytes": network.packed_bytes(),
         "classes": network.classes(),
         "null_condition": network.has_null_condition(),
         "in_channels": network.in_channels(),
@@ -129,8 +175,9 @@ fn document(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<Sched
         document["flops_per_image"] = json!(cost.summary.flops());
         document["largest_activation_bytes"] = json!(largest);
         document["all_activations_bytes"] = json!(all);
-        document["seconds_per_image"] = json!(cost.seconds);
-        document["flops_per_second"] = json!(cost.summary.flops() as f64 / cost.seconds);
+        document["seconds_per_image"] = json!(cost.time.seconds());
+        document["seconds_are_measured"] = json!(matches!(cost.time, Time::Measured(_)));
+        document["flops_per_second"] = json!(cost.summary.flops() as f64 / cost.time.seconds());
     }
     document["scheduler"] = match scheduler {
         Ok(spec) => scheduler_document(model, spec),
@@ -161,7 +208,7 @@ fn first_timestep(model: &LoadedNetwork) -> usize {
 
 fn text(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<SchedulerSpec>) -> String {
     let network = &model.network;
-    let params = tweedie_denoiser::NetworkGrad::params(network);
+    let params = network.params();
     let mut text = format!("{} ({})\n\n", model.name, model.class_name);
     if let Some(cost) = cost {
         text += &table(&cost.summary);
@@ -172,8 +219,9 @@ fn text(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<Scheduler
     line(
         "weights",
         format!(
-            "{} in memory (f32), {} stored ({})",
-            console::bytes(4 * params.len() as u64),
+            "{} in memory (f32), {} more prepared for the kernels, {} stored ({})",
+            console::bytes(weights_bytes(network)),
+            console::bytes(network.packed_bytes()),
             console::bytes(model.stored_bytes),
             model.stored_types
         ),
@@ -195,13 +243,20 @@ fn text(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<Scheduler
                 format!("{} the largest, {} all, per image", console::bytes(largest), console::bytes(all)),
             );
             line("operations", format!("{:.3} GFLOP per image", cost.summary.flops() as f64 / 1e9));
+            let seconds = cost.time.seconds();
+            let rate = cost.summary.flops() as f64 / seconds / 1e9;
             line(
                 "speed",
-                format!(
-                    "{:.2} ms per image and step here (one image at a time; batches are faster), {:.1} GFLOP/s",
-                    1e3 * cost.seconds,
-                    cost.summary.flops() as f64 / cost.seconds / 1e9
-                ),
+                match cost.time {
+                    Time::Measured(_) => format!(
+                        "{:.2} ms per image and step here (one image at a time; batches are faster), {rate:.1} GFLOP/s",
+                        1e3 * seconds
+                    ),
+                    Time::Estimated(_) => format!(
+                        "about {seconds:.2} s per image and step here, at the {rate:.0} GFLOP/s of a small network; \
+                         --measure times this one"
+                    ),
+                },
             );
         }
         None => line("images", "of any size: the config does not tell sample_size".to_owned()),

@@ -60,6 +60,11 @@ pub fn name(label: Option<usize>) -> String {
     label.map_or_else(|| "none".to_owned(), |label| label.to_string())
 }
 
+/// A label as it stands above a column: by the name of its class, if that has one.
+pub fn header(label: Option<usize>, class_names: &[String]) -> String {
+    label.and_then(|label| class_names.get(label)).cloned().unwrap_or_else(|| name(label))
+}
+
 /// How many images of each column are drawn, and in which order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrangement {

@@ -8,6 +8,7 @@ mod axis;
 mod bench;
 mod console;
 mod convert;
+mod data;
 mod eval;
 mod inspect;
 mod labels;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 use tweedie_checkpoint::{
-    Config, Dtype, ModelDir, ModelKind, Tensor, TensorFile, check_keys, read_config, write_component, write_pipeline,
+    Config, ModelDir, ModelKind, Storage, Tensor, TensorFile, check_keys, read_config, write_component, write_pipeline,
 };
 use tweedie_data::Range;
 use tweedie_denoiser::{Component, Mean, MixtureOracle, Network, NetworkGrad, Param, Params, Role, Spread};
@@ -19,6 +19,12 @@ pub const BUNDLED: &str = "digits (bundled)";
 /// The key of a network's config that recommends a guidance scale. Diffusers takes keys that begin with `_` for metadata and
 /// ignores them.
 pub const GUIDANCE_KEY: &str = "_tweedie_guidance";
+
+/// The key of a network's config that names its classes, in the order of their labels.
+pub const CLASS_NAMES_KEY: &str = "_tweedie_class_names";
+
+/// The class of the textbook network.
+const BOOK: &str = "UNetCond";
 
 const BUNDLED_CONFIG: &str = include_str!("../assets/digits/config.json");
 const BUNDLED_SCHEDULER: &str = include_str!("../assets/digits/scheduler_config.json");
@@ -46,6 +52,8 @@ pub struct LoadedNetwork {
     pub scheduler: Option<(Config, PathBuf)>,
     /// The guidance scale that its config recommends for drawing labels ([`GUIDANCE_KEY`]).
     pub guidance: Option<f64>,
+    /// The names of the classes ([`CLASS_NAMES_KEY`]); empty if they have none.
+    pub class_names: Vec<String>,
     /// Bytes of the weights as they are stored.
     pub stored_bytes: u64,
     /// The types that the weights are stored in, such as `F16`.
@@ -62,14 +70,33 @@ pub struct LoadedOracle {
     pub labels: Vec<usize>,
 }
 
-/// Opens what `--model` names.
+/// Opens what `--model` names; of several variants of its weights the one that `--variant` names.
 ///
 /// # Errors
 /// If it is no model, or one that is damaged or not supported; the message names the file and the key.
-pub fn open(model: Option<&Path>) -> Result<Loaded> {
+pub fn open(model: Option<&Path>, variant: Option<&str>) -> Result<Loaded> {
+    open_with(model, variant, Weights::Read)
+}
+
+/// As [`open`], but the weights of a network stay in their file, whatever its size: those in memory are all zero.
+///
+/// # Errors
+/// As [`open`], but for what is found in the weights.
+pub fn open_without_weights(model: Option<&Path>, variant: Option<&str>) -> Result<Loaded> {
+    open_with(model, variant, Weights::Left)
+}
+
+/// What becomes of the weights in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weights {
+    Read,
+    Left,
+}
+
+fn open_with(model: Option<&Path>, variant: Option<&str>, weights: Weights) -> Result<Loaded> {
     match model {
         Some(path) if is_oracle(path) => Ok(Loaded::Oracle(Box::new(open_oracle(path)?))),
-        _ => Ok(Loaded::Network(Box::new(open_network(model)?))),
+        _ => Ok(Loaded::Network(Box::new(open_network_with(model, variant, weights)?))),
     }
 }
 
@@ -77,16 +104,20 @@ pub fn open(model: Option<&Path>) -> Result<Loaded> {
 ///
 /// # Errors
 /// As [`open`]; also for an oracle.
-pub fn open_network(model: Option<&Path>) -> Result<LoadedNetwork> {
+pub fn open_network(model: Option<&Path>, variant: Option<&str>) -> Result<LoadedNetwork> {
+    open_network_with(model, variant, Weights::Read)
+}
+
+fn open_network_with(model: Option<&Path>, variant: Option<&str>, weights: Weights) -> Result<LoadedNetwork> {
     match model {
         None => {
             let dir = ModelDir::from_memory(BUNDLED, BUNDLED_CONFIG, Some(BUNDLED_SCHEDULER), BUNDLED_WEIGHTS)?;
-            from_dir(dir, BUNDLED.to_owned())
+            from_dir(dir, BUNDLED.to_owned(), weights)
         }
         Some(path) if is_oracle(path) => {
             bail!("{} is an oracle, which has no network; give a model directory", path.display())
         }
-        Some(path) => from_dir(ModelDir::open(path)?, path.display().to_string()),
+        Some(path) => from_dir(ModelDir::open_variant(path, variant)?, path.display().to_string(), weights),
     }
 }
 
@@ -95,17 +126,26 @@ fn is_oracle(path: &Path) -> bool {
     path.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("json")) && !path.is_dir()
 }
 
-fn from_dir(dir: ModelDir, name: String) -> Result<LoadedNetwork> {
-    let mut network = Model::from_config(&dir.config).with_context(|| dir.config_path.display().to_string())?;
+fn from_dir(dir: ModelDir, name: String, weights: Weights) -> Result<LoadedNetwork> {
+    let config = || dir.config_path.display().to_string();
+    // The weights are compared with the table before memory is taken for a network that a config may make up.
+    let available = dir.weights.tensors().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let table = Model::table(&dir.config, available).with_context(config)?;
+    check_keys(table.entries().iter().map(|p| (p.name.as_str(), p.shape.as_slice())), &dir.weights, |_| false)?;
+    let mut network = Model::from_config(&dir.config).with_context(config)?;
     let sizes = dir.weights.tensors().map(|t| (t.shape.iter().product::<usize>() * t.dtype.bitsize() / 8) as u64);
     let stored_bytes = sizes.sum();
     let mut types: Vec<String> = dir.weights.tensors().map(|t| t.dtype.to_string()).collect();
     types.sort();
     types.dedup();
     let guidance = guidance(&dir.config).with_context(|| dir.config_path.display().to_string())?;
-    load_weights(&mut network, &dir.weights)?;
+    let class_names = class_names(&dir.config).with_context(|| dir.config_path.display().to_string())?;
+    if weights == Weights::Read {
+        load_weights(&mut network, &dir.weights)?;
+    }
     Ok(LoadedNetwork {
         guidance,
+        class_names,
         name,
         kind: dir.kind,
         class_name: dir.class_name,
@@ -127,10 +167,21 @@ fn guidance(config: &Config) -> Result<Option<f64>> {
     }
 }
 
-/// Fills a network with the tensors of a file, which have to be exactly those that it expects.
+/// The names of the classes, as a network's config gives them.
+fn class_names(config: &Config) -> Result<Vec<String>> {
+    let Some(value) = config.get(CLASS_NAMES_KEY) else { return Ok(Vec::new()) };
+    let names = value.as_array().map(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+    match names.flatten() {
+        Some(names) => Ok(names),
+        None => {
+            bail!("the key {CLASS_NAMES_KEY} should be a list of names, found another value; correct it or remove it")
+        }
+    }
+}
+
+/// Fills a network with the tensors of a file, whose keys and shapes were checked.
 fn load_weights(network: &mut Model, file: &TensorFile) -> Result<()> {
     let table = network.expected().to_vec();
-    check_keys(table.iter().map(|p| (p.name.as_str(), p.shape.as_slice())), file, |_| false)?;
     let values = network.params_mut().values_mut();
     for param in table {
         let read = match param.role {
@@ -143,11 +194,36 @@ fn load_weights(network: &mut Model, file: &TensorFile) -> Result<()> {
     Ok(())
 }
 
-/// Writes a model in the layout of its class: a component for the textbook network or without a scheduler, else a pipeline.
+/// How a model lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `model_index.json`, `unet/` and `scheduler/`, which diffusers opens as a pipeline.
+    Pipeline,
+    /// `config.json`, the weights and, if there is one, `scheduler_config.json`, all side by side: a `book` directory, or what
+    /// diffusers opens as a single network.
+    Component,
+}
+
+impl Layout {
+    /// The usual one: a component for the textbook network, which diffusers has no class for, or without a scheduler; else a
+    /// pipeline.
+    pub fn usual(class_name: &str, scheduler: bool) -> Self {
+        if scheduler && class_name != BOOK { Self::Pipeline } else { Self::Component }
+    }
+}
+
+/// Writes a model.
 ///
 /// # Errors
-/// If a file cannot be written.
-pub fn write(root: &Path, network: &Value, scheduler: Option<&Value>, params: &Params, dtype: Dtype) -> Result<()> {
+/// If a file cannot be written, or a pipeline is asked for without a scheduler or of a class that diffusers does not have.
+pub fn write(
+    root: &Path,
+    layout: Layout,
+    network: &Value,
+    scheduler: Option<&Value>,
+    params: &Params,
+    storage: impl Into<Storage>,
+) -> Result<()> {
     let values = |param: &Param| &params.values()[param.range.clone()];
     // Counters are integers in files; they count steps, so no digit is lost.
     let counters: Vec<Vec<i64>> = params
@@ -162,11 +238,17 @@ pub fn write(root: &Path, network: &Value, scheduler: Option<&Value>, params: &P
         .map(|param| Tensor::f32(&param.name, &param.shape, values(param)))
         .chain(counts.map(|(param, count)| Tensor::i64(&param.name, &param.shape, count)))
         .collect();
-    match scheduler {
-        Some(scheduler) if network["_class_name"] != "UNetCond" => {
-            write_pipeline(root, network, scheduler, &tensors, dtype)?;
+    match (layout, scheduler) {
+        (Layout::Pipeline, _) if network["_class_name"] == BOOK => {
+            bail!(
+                "a pipeline of the class {BOOK} cannot be written, because diffusers has no such class; choose a component"
+            )
         }
-        _ => write_component(root, network, scheduler, &tensors, dtype)?,
+        (Layout::Pipeline, None) => {
+            bail!("a pipeline needs a scheduler, and the model has no scheduler_config.json; choose a component")
+        }
+        (Layout::Pipeline, Some(scheduler)) => write_pipeline(root, network, scheduler, &tensors, storage)?,
+        (Layout::Component, _) => write_component(root, network, scheduler, &tensors, storage)?,
     }
     Ok(())
 }
@@ -177,6 +259,9 @@ impl LoadedNetwork {
         let mut config = self.network.config();
         if let Some(scale) = self.guidance {
             config.insert(GUIDANCE_KEY.into(), scale.into());
+        }
+        if !self.class_names.is_empty() {
+            config.insert(CLASS_NAMES_KEY.into(), self.class_names.clone().into());
         }
         config
     }
@@ -212,6 +297,14 @@ impl Loaded {
         match self {
             Self::Network(model) => (0..model.network.classes()).collect(),
             Self::Oracle(oracle) => oracle.labels.clone(),
+        }
+    }
+
+    /// The names of the labels from 0 on; empty if they have none.
+    pub fn class_names(&self) -> &[String] {
+        match self {
+            Self::Network(model) => &model.class_names,
+            Self::Oracle(_) => &[],
         }
     }
 

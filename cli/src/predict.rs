@@ -16,7 +16,7 @@ use crate::model::{self, LoadedNetwork};
 /// # Errors
 /// If the model or the inputs cannot be used, the output is not finite, or cannot be written.
 pub fn run(args: &PredictArgs, common: &Common) -> Result<()> {
-    let model = model::open_network(args.model.model.as_deref())?;
+    let model = model::open_network(args.model.model.as_deref(), args.model.variant.as_deref())?;
     let inputs = Inputs::read(&args.input, &model)?;
     let output = model
         .network

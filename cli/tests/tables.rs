@@ -231,3 +231,35 @@ fn an_instruction_set_that_is_not_there_is_refused_by_name() {
     assert!(!success);
     assert!(["TWEEDIE_ISA", "avx1024", "portable", "unset it"].iter().all(|part| message.contains(part)), "{message}");
 }
+
+/// A file of three gigabytes, most of which was never written: reading it would show neither in time nor in memory.
+#[cfg(unix)]
+#[test]
+fn a_large_model_is_inspected_without_its_weights() {
+    let bench = Bench::new();
+    let config = object(json!({
+        "_class_name": "UNet2DModel", "sample_size": 64, "block_out_channels": [512, 1024, 2048, 2048],
+    }));
+    let model = tweedie_unet::Model::from_config(&config).unwrap();
+    let mut header = serde_json::Map::new();
+    for param in model.expected() {
+        let offsets = [4 * param.range.start, 4 * param.range.end];
+        header.insert(param.name.clone(), json!({ "dtype": "F32", "shape": param.shape, "data_offsets": offsets }));
+    }
+    let header = Value::Object(header).to_string();
+    let bytes = 4 * model.expected().last().unwrap().range.end as u64;
+    assert!(bytes > 3_000_000_000, "{bytes}");
+    std::fs::create_dir(bench.path("large")).unwrap();
+    std::fs::write(bench.path("large/config.json"), Value::Object(config).to_string()).unwrap();
+    let path = bench.path("large/diffusion_pytorch_model.safetensors");
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(8 + header.len() as u64 + bytes).unwrap();
+
+    let document = document(&bench, "inspect large --json");
+    assert_eq!((&document["stored_bytes"], &document["weights_bytes"]), (&json!(bytes), &json!(bytes)));
+    assert_eq!(document["seconds_are_measured"], json!(false));
+    assert!(document["seconds_per_image"].as_f64().unwrap() > 0.0);
+    assert!(document["packed_bytes"].as_u64().unwrap() > bytes);
+    let text = bench.succeed("inspect large");
+    assert!(text.contains("--measure") && text.contains("conv_in"), "{text}");
+}

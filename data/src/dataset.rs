@@ -1,8 +1,12 @@
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
-use ndarray::Array4;
+use ndarray::{Array4, Axis};
+use rayon::prelude::*;
 
-use crate::DataError;
+use crate::records::Records;
+use crate::{DataError, OpenOptions};
 
 /// Which part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,15 +65,69 @@ pub struct Batch {
     pub labels: Vec<usize>,
 }
 
-/// Images of one shape, stored as bytes, with or without class labels.
-#[derive(Clone, PartialEq, Eq)]
+impl Batch {
+    /// Mirrors images left to right: those whose entry of `flips` is true.
+    pub fn flip(&mut self, flips: &[bool]) {
+        for (mut image, _) in self.images.outer_iter_mut().zip(flips).filter(|(_, flip)| **flip) {
+            for mut row in image.lanes_mut(Axis(2)) {
+                let width = row.len();
+                (0..width / 2).for_each(|i| row.swap(i, width - 1 - i));
+            }
+        }
+    }
+}
+
+/// The hash FNV-1a (Fowler, Noll & Vo 1991): not against malice, but enough to notice other data.
+pub(crate) struct Fnv(pub(crate) u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |h, &byte| (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    }
+}
+
+/// Images that are read when they are asked for.
+pub(crate) trait Stored: Send + Sync {
+    /// Fills `into` with the bytes `[C, H, W]` of an image that exists.
+    fn read(&self, index: usize, into: &mut [u8]) -> Result<(), DataError>;
+}
+
+/// Where images are.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// All of them, one after the other.
+    Memory(Vec<u8>),
+    /// On disk.
+    Disk(Arc<dyn Stored>),
+}
+
+/// What a reader found out about a data set, but for labels.
+pub(crate) struct Loaded {
+    pub(crate) source: Source,
+    pub(crate) len: usize,
+    /// Where that of the bytes would take too long.
+    pub(crate) fingerprint: Option<u64>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Images of one shape, stored as bytes, with or without class labels: in memory, or on disk where they are large.
+#[derive(Clone)]
 pub struct Dataset {
     name: String,
     shape: [usize; 3],
     len: usize,
-    images: Vec<u8>,
+    source: Source,
     labels: Option<Vec<u32>>,
     classes: usize,
+    class_names: Vec<String>,
+    fingerprint: Option<u64>,
+    notes: Vec<String>,
 }
 
 impl Dataset {
@@ -87,8 +145,7 @@ impl Dataset {
         labels: Option<Vec<u32>>,
     ) -> Result<Self, DataError> {
         let name = name.into();
-        let wrong =
-            |what, expected: String, found: String| Err(DataError::Parts { name: name.clone(), what, expected, found });
+        let wrong = |what, expected: String, found| Err(DataError::Parts { name: name.clone(), what, expected, found });
         let Some(size) = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n > 0) else {
             return wrong("the shape", "[C, H, W], all positive".into(), format!("{shape:?}"));
         };
@@ -96,6 +153,20 @@ impl Dataset {
             return wrong("the number of bytes", format!("a positive multiple of {size}"), images.len().to_string());
         }
         let len = images.len() / size;
+        let loaded = Loaded { source: Source::Memory(images), len, fingerprint: None, notes: Vec::new() };
+        Self::assemble(name, shape, loaded, labels)
+    }
+
+    /// The checks that all data sets pass: `loaded` holds `len` images, at least one.
+    pub(crate) fn assemble(
+        name: impl Into<String>,
+        shape: [usize; 3],
+        loaded: Loaded,
+        labels: Option<Vec<u32>>,
+    ) -> Result<Self, DataError> {
+        let Loaded { source, len, fingerprint, notes } = loaded;
+        let name = name.into();
+        let wrong = |what, expected: String, found| Err(DataError::Parts { name: name.clone(), what, expected, found });
         if u32::try_from(len).is_err() {
             return wrong("the number of images", format!("at most {}", u32::MAX), len.to_string());
         }
@@ -105,7 +176,32 @@ impl Dataset {
             return wrong("the number of labels", len.to_string(), labels.len().to_string());
         }
         let classes = labels.iter().flatten().max().map_or(0, |&y| y as usize + 1);
-        Ok(Self { name, shape, len, images, labels, classes })
+        Ok(Self { name, shape, len, source, labels, classes, class_names: Vec::new(), fingerprint, notes })
+    }
+
+    /// Records, read into memory if they fit there.
+    pub(crate) fn from_records(
+        name: &str,
+        records: Records,
+        shape: [usize; 3],
+        labels: Option<Vec<u32>>,
+        options: &OpenOptions,
+    ) -> Result<Self, DataError> {
+        let len = records.len();
+        let fits = records.bytes() <= options.memory_limit;
+        let source = if fits { Source::Memory(records.load()?) } else { Source::Disk(Arc::new(records)) };
+        Self::assemble(name, shape, Loaded { source, len, fingerprint: None, notes: Vec::new() }, labels)
+    }
+
+    /// Gives the classes names; there may be more of them than the labels use. No names change nothing.
+    pub(crate) fn with_class_names(mut self, names: Vec<String>) -> Result<Self, DataError> {
+        if !names.is_empty() && names.len() < self.classes {
+            let (expected, found) = (format!("at least {}", self.classes), names.len().to_string());
+            return Err(DataError::Parts { name: self.name, what: "the number of class names", expected, found });
+        }
+        self.classes = self.classes.max(names.len());
+        self.class_names = names;
+        Ok(self)
     }
 
     /// The name by which logs and run records call this data set.
@@ -124,9 +220,15 @@ impl Dataset {
         self.shape
     }
 
-    /// Number of classes: the greatest label plus one, `0` without labels.
+    /// Number of classes: the number of their names or, where they have none, the greatest label plus one; `0` without
+    /// labels.
     pub fn classes(&self) -> usize {
         self.classes
+    }
+
+    /// The names of the classes, in the order of their labels; empty if they have none.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
     }
 
     /// The class of every image, if the data set has labels.
@@ -134,31 +236,82 @@ impl Dataset {
         self.labels.as_deref()
     }
 
-    /// The bytes of image `index`, `C * H * W` of them; `None` beyond the last image.
-    pub fn image(&self, index: usize) -> Option<&[u8]> {
-        let size = self.images.len() / self.len;
-        let start = index.checked_mul(size)?;
-        self.images.get(start..start.checked_add(size)?)
+    /// What the user should know of the reading, such as files that were left out; a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Whether images stay on disk until they are asked for, see [`OpenOptions::memory_limit`].
+    pub fn is_on_disk(&self) -> bool {
+        matches!(self.source, Source::Disk(_))
+    }
+
+    /// A number that tells these images and labels from others: FNV-1a of all bytes; for folders of images, of the names
+    /// and sizes of their files. It does not depend on whether they are in memory.
+    ///
+    /// # Errors
+    /// If images on disk cannot be read.
+    pub fn fingerprint(&self) -> Result<u64, DataError> {
+        if let Some(fingerprint) = self.fingerprint {
+            return Ok(fingerprint);
+        }
+        let mut hash = Fnv::default();
+        for index in 0..self.len {
+            hash.add(&self.image(index)?);
+        }
+        self.labels.iter().flatten().for_each(|label| hash.add(&label.to_le_bytes()));
+        Ok(hash.0)
+    }
+
+    /// The bytes of image `index`, `C * H * W` of them.
+    ///
+    /// # Errors
+    /// If there is no such image, or it cannot be read from disk.
+    pub fn image(&self, index: usize) -> Result<Cow<'_, [u8]>, DataError> {
+        if index >= self.len {
+            return Err(DataError::Index { name: self.name.clone(), len: self.len, index });
+        }
+        let size = self.shape.iter().product::<usize>();
+        match &self.source {
+            Source::Memory(images) => Ok(Cow::Borrowed(&images[index * size..(index + 1) * size])),
+            Source::Disk(stored) => {
+                let mut image = vec![0; size];
+                stored.read(index, &mut image)?;
+                Ok(Cow::Owned(image))
+            }
+        }
     }
 
     /// The images of `indices`, in that order, as `f32` in `range`, with their labels.
     ///
-    /// # Panics
-    /// If an index is not below [`Dataset::len`]; those of [`crate::batch_indices`] always are.
-    pub fn batch(&self, indices: &[usize], range: Range) -> Batch {
+    /// # Errors
+    /// If an index is not below [`Dataset::len`] (those of [`crate::batch_indices`] always are), or an image cannot be read
+    /// from disk.
+    pub fn batch(&self, indices: &[usize], range: Range) -> Result<Batch, DataError> {
         // A table of all 256 values keeps the division out of the loop over pixels.
         let table: [f32; 256] = std::array::from_fn(|b| range.from_byte(b as u8));
         let [c, h, w] = self.shape;
-        let mut images = Array4::zeros((indices.len(), c, h, w));
-        let mut labels = Vec::with_capacity(if self.labels.is_some() { indices.len() } else { 0 });
-        for (mut row, &i) in images.outer_iter_mut().zip(indices) {
-            let bytes = self.image(i).unwrap_or_else(|| panic!("image {i} of {} in {}", self.len, self.name));
-            for (value, &byte) in row.iter_mut().zip(bytes) {
-                *value = table[usize::from(byte)];
-            }
-            labels.extend(self.labels.as_ref().map(|y| y[i] as usize));
+        let size = c * h * w;
+        let mut values = vec![0.0; indices.len() * size];
+        let row = |(row, &index): (&mut [f32], &usize)| {
+            let image = self.image(index)?;
+            row.iter_mut().zip(&*image).for_each(|(value, &byte)| *value = table[usize::from(byte)]);
+            Ok(())
+        };
+        if self.is_on_disk() {
+            // To decode an image takes time. Of several errors the first in the batch is returned.
+            let rows: Vec<_> = values.par_chunks_mut(size).zip(indices).map(row).collect();
+            rows.into_iter().collect::<Result<(), DataError>>()?;
+        } else {
+            values.chunks_mut(size).zip(indices).try_for_each(row)?;
         }
-        Batch { images, labels }
+        let labels = match &self.labels {
+            Some(labels) => indices.iter().map(|&i| labels[i] as usize).collect(),
+            None => Vec::new(),
+        };
+        // The number of values is the product of the dimensions.
+        let images = Array4::from_shape_vec((indices.len(), c, h, w), values).unwrap_or_default();
+        Ok(Batch { images, labels })
     }
 }
 
@@ -169,6 +322,7 @@ impl fmt::Debug for Dataset {
             .field("len", &self.len)
             .field("shape", &self.shape)
             .field("classes", &self.classes)
+            .field("on_disk", &self.is_on_disk())
             .finish_non_exhaustive()
     }
 }

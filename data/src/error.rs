@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::Split;
+
 /// What can go wrong when a data set is opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -108,7 +110,8 @@ pub enum DataError {
     },
     /// Something that is no data set this crate can read.
     #[error(
-        "cannot read {spec} as a data set: {found}; supported are `mnist` (bundled) and a folder of IDX files, plain or .gz"
+        "cannot read {spec} as a data set: {found}; supported are `mnist` (bundled), folders of IDX files (plain or .gz), of \
+         CIFAR's binary files or of PNG and JPEG images, and .npy and .npz files"
     )]
     Unsupported {
         /// What was asked for.
@@ -127,5 +130,116 @@ pub enum DataError {
         expected: String,
         /// What was found.
         found: String,
+    },
+    /// An image file that cannot be decoded.
+    #[error("cannot read {} as an image: {problem}; copy it again, or move it away", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said.
+        problem: String,
+    },
+    /// Images of a folder that differ in size.
+    #[error(
+        "{} is {a} and {} is {b}: the images of a data set have one size; have them resized (--size)",
+        first.display(),
+        other.display()
+    )]
+    Sizes {
+        /// The first image.
+        first: PathBuf,
+        /// Its height and width.
+        a: String,
+        /// The first one of another size.
+        other: PathBuf,
+        /// Its height and width.
+        b: String,
+    },
+    /// Images beside folders of images.
+    #[error(
+        "{} holds both images ({}) and folders of images ({class}); put every image into a folder of its class, or all of \
+         them into one folder without classes",
+        folder.display(),
+        image.display()
+    )]
+    Mixed {
+        /// The folder.
+        folder: PathBuf,
+        /// The first image that lies in no class.
+        image: PathBuf,
+        /// The first class.
+        class: String,
+    },
+    /// A label that is none.
+    #[error(
+        "{file}: the label of image {index} should be {expected}, found {found}; the file is damaged, or another kind of data"
+    )]
+    Label {
+        /// The file.
+        file: String,
+        /// The image, from 0.
+        index: usize,
+        /// The label.
+        found: String,
+        /// The labels that there are.
+        expected: String,
+    },
+    /// An array of NumPy, or an archive of them, that cannot be used.
+    #[error("{file}: {what} should be {expected}, found {found}; {remedy}")]
+    Array {
+        /// The file, with the name of the array in it.
+        file: String,
+        /// What is wrong.
+        what: &'static str,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// A data set without the part that was asked for.
+    #[error("{file} has no part for {split}; use the one for {only} (--split {only})")]
+    NoSplit {
+        /// The data set.
+        file: String,
+        /// What was asked for.
+        split: Split,
+        /// What there is.
+        only: Split,
+    },
+    /// Compressed data that are larger than the limit on memory.
+    #[error(
+        "{file} holds {bytes} bytes, more than the {limit} that may be held in memory, and is compressed; {remedy}, or raise the limit"
+    )]
+    Memory {
+        /// The file.
+        file: String,
+        /// Bytes after decompression.
+        bytes: u64,
+        /// Bytes that are allowed.
+        limit: u64,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// An option that means nothing to the data.
+    #[error("{spec}: {option} is for folders of images, and these are {found}; leave it out")]
+    Option {
+        /// The data set.
+        spec: String,
+        /// The option.
+        option: &'static str,
+        /// What the data are.
+        found: &'static str,
+    },
+    /// An image that the data set does not have.
+    #[error("data set {name} has {len} images, and image {index} was asked for, counted from 0")]
+    Index {
+        /// Name of the data set.
+        name: String,
+        /// Number of images.
+        len: usize,
+        /// What was asked for.
+        index: usize,
     },
 }

@@ -9,12 +9,13 @@
 //! beyond the announced end is decompressed.
 
 use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 
-use crate::{DataError, Dataset};
+use crate::records::{Element, Layout, Order, Records, Stretch};
+use crate::{DataError, Dataset, OpenOptions};
 
 /// Magic number of a file of 8-bit images.
 pub const IMAGES_MAGIC: u32 = 0x0000_0803;
@@ -24,6 +25,9 @@ pub const LABELS_MAGIC: u32 = 0x0000_0801;
 pub const MAX_SIDE: u32 = 1 << 14;
 /// The greatest size of the elements of one file: 16 GiB.
 pub const MAX_BYTES: u64 = 1 << 34;
+
+/// How a gzip stream begins.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// DEFLATE cannot expand a byte to more than this (a match of 258 bytes takes at least two bits).
 const MAX_GZIP_RATIO: u64 = 1032;
@@ -76,7 +80,7 @@ impl Kind {
 /// # Errors
 /// One for each way in which a file can be wrong, see [`DataError`]; the message names the file.
 pub fn read_images(path: &Path) -> Result<IdxImages, DataError> {
-    let (file, size) = open(path)?;
+    let (file, size) = open_file(path)?;
     images_from_reader(file, size, &path.display().to_string())
 }
 
@@ -85,7 +89,7 @@ pub fn read_images(path: &Path) -> Result<IdxImages, DataError> {
 /// # Errors
 /// As [`read_images`].
 pub fn read_labels(path: &Path) -> Result<Vec<u8>, DataError> {
-    let (file, size) = open(path)?;
+    let (file, size) = open_file(path)?;
     labels_from_reader(file, size, &path.display().to_string())
 }
 
@@ -122,6 +126,40 @@ pub fn labels_from_reader(reader: impl Read, size: u64, name: &str) -> Result<Ve
     Ok(read(reader, size, name, Kind::Labels)?.1)
 }
 
+/// A folder's data set: in memory, or on disk if it is larger than the limit and not compressed.
+pub(crate) fn open(
+    name: &str,
+    images: &Path,
+    labels: Option<&Path>,
+    options: &OpenOptions,
+) -> Result<Dataset, DataError> {
+    let images_name = images.display().to_string();
+    let labels_name = labels.map(|path| path.display().to_string()).unwrap_or_default();
+    let labels = labels.map(read_labels).transpose()?;
+    let (mut file, size) = open_file(images)?;
+    let gzip = file.fill_buf().map_err(|source| failed(&images_name, false, source))?.starts_with(&GZIP);
+    let announced = if gzip {
+        let capacity = Size::AtMost(size.saturating_mul(MAX_GZIP_RATIO));
+        head(&mut MultiGzDecoder::new(file), capacity, &images_name, Kind::Images)?
+    } else {
+        head(&mut file, Size::Exactly(size), &images_name, Kind::Images)?
+    };
+    if announced.count <= options.memory_limit {
+        let labels = labels.map(|labels| (labels, labels_name.as_str()));
+        return dataset(name, (read_images(images)?, &images_name), labels);
+    }
+    if gzip {
+        let (bytes, limit) = (announced.count, options.memory_limit);
+        return Err(DataError::Memory { file: images_name, bytes, limit, remedy: "decompress it (gunzip)" });
+    }
+    let shape = [1, announced.dims[1] as usize, announced.dims[2] as usize];
+    let layout = Layout { shape, before: 0, element: Element::Byte, order: Order::Planar };
+    let records = Records::new(vec![Stretch::open(images)?.part(announced.len, announced.count)], layout);
+    let labels = labels.map(|labels| (labels, labels_name.as_str()));
+    let labels = checked_labels(records.len(), &images_name, labels)?;
+    Dataset::from_records(name, records, shape, labels, options)
+}
+
 /// Joins images and labels to a data set of shape `[1, H, W]`; each part comes with the name it has in messages.
 ///
 /// # Errors
@@ -131,21 +169,29 @@ pub fn dataset(
     (images, images_file): (IdxImages, &str),
     labels: Option<(Vec<u8>, &str)>,
 ) -> Result<Dataset, DataError> {
-    if let Some((labels, labels_file)) = &labels
-        && labels.len() != images.count
-    {
-        return Err(DataError::Counts {
-            images: images.count,
-            images_file: images_file.to_owned(),
-            labels: labels.len(),
-            labels_file: (*labels_file).to_owned(),
-        });
-    }
-    let labels = labels.map(|(labels, _)| labels.into_iter().map(u32::from).collect());
+    let labels = checked_labels(images.count, images_file, labels)?;
     Dataset::new(name, [1, images.rows, images.cols], images.pixels, labels)
 }
 
-fn open(path: &Path) -> Result<(BufReader<File>, u64), DataError> {
+/// The labels of `images` images, as many as those.
+fn checked_labels(
+    images: usize,
+    images_file: &str,
+    labels: Option<(Vec<u8>, &str)>,
+) -> Result<Option<Vec<u32>>, DataError> {
+    let Some((labels, labels_file)) = labels else { return Ok(None) };
+    if labels.len() != images {
+        return Err(DataError::Counts {
+            images,
+            images_file: images_file.to_owned(),
+            labels: labels.len(),
+            labels_file: labels_file.to_owned(),
+        });
+    }
+    Ok(Some(labels.into_iter().map(u32::from).collect()))
+}
+
+fn open_file(path: &Path) -> Result<(BufReader<File>, u64), DataError> {
     let wrong = |operation, source| DataError::Io { operation, path: path.to_owned(), source };
     let file = File::open(path).map_err(|e| wrong("open", e))?;
     let meta = file.metadata().map_err(|e| wrong("read", e))?;
@@ -159,7 +205,7 @@ fn open(path: &Path) -> Result<(BufReader<File>, u64), DataError> {
 fn read(mut reader: impl Read, size: u64, name: &str, kind: Kind) -> Result<(Vec<u32>, Vec<u8>), DataError> {
     let mut start = Vec::with_capacity(2);
     reader.by_ref().take(2).read_to_end(&mut start).map_err(|source| failed(name, false, source))?;
-    let gzip = start == [0x1f, 0x8b];
+    let gzip = start == GZIP;
     let whole = Cursor::new(start).chain(reader);
     if gzip {
         let capacity = size.saturating_mul(MAX_GZIP_RATIO);
@@ -176,7 +222,20 @@ enum Size {
     AtMost(u64),
 }
 
-fn elements(mut stream: impl Read, size: Size, name: &str, kind: Kind) -> Result<(Vec<u32>, Vec<u8>), DataError> {
+/// A checked header.
+struct Head {
+    /// The dimensions.
+    dims: Vec<u32>,
+    /// What they announce, for messages.
+    announced: String,
+    /// Bytes of the header.
+    len: u64,
+    /// Bytes of the elements.
+    count: u64,
+}
+
+/// Reads the header and compares what it announces with the size of the file.
+fn head(stream: &mut impl Read, size: Size, name: &str, kind: Kind) -> Result<Head, DataError> {
     let gzip = matches!(size, Size::AtMost(_));
     let file = || name.to_owned();
     let header_len = 4 + 4 * kind.dims() as u64;
@@ -225,6 +284,16 @@ fn elements(mut stream: impl Read, size: Size, name: &str, kind: Kind) -> Result
         }
         _ => {}
     }
+    Ok(Head { dims, announced, len: header_len, count })
+}
+
+fn elements(mut stream: impl Read, size: Size, name: &str, kind: Kind) -> Result<(Vec<u32>, Vec<u8>), DataError> {
+    let gzip = matches!(size, Size::AtMost(_));
+    let Head { dims, announced, len: header_len, count } = head(&mut stream, size, name, kind)?;
+    let expected = header_len + count;
+    let file = || name.to_owned();
+    let truncated = |found| DataError::Truncated { file: file(), announced: announced.clone(), expected, found };
+    let trailing = |found| DataError::Trailing { file: file(), announced: announced.clone(), expected, found };
     // `read_to_end` grows the vector as data arrives; the limit is one byte more, to see whether there is one.
     let mut data = Vec::new();
     stream.take(count + 1).read_to_end(&mut data).map_err(|e| match e.kind() {

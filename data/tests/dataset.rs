@@ -12,7 +12,7 @@ fn counts(data: &Dataset) -> Vec<usize> {
 
 /// Sum of all pixels, as a number that any other reader of MNIST can confirm.
 fn total(data: &Dataset) -> u64 {
-    (0..data.len()).flat_map(|i| data.image(i).unwrap()).map(|&p| u64::from(p)).sum()
+    (0..data.len()).flat_map(|i| data.image(i).unwrap().into_owned()).map(u64::from).sum()
 }
 
 #[test]
@@ -49,23 +49,25 @@ fn small(labels: Option<Vec<u32>>) -> Dataset {
 fn batches_hold_the_chosen_images_in_order() {
     let data = small(Some(vec![3, 0, 1, 1]));
     assert_eq!((data.len(), data.classes(), data.shape()), (4, 4, [2, 1, 3]));
-    let batch = data.batch(&[2, 0, 2], Range::ZeroOne);
+    let batch = data.batch(&[2, 0, 2], Range::ZeroOne).unwrap();
     assert_eq!(batch.images.dim(), (3, 2, 1, 3));
     assert_eq!(batch.labels, [1, 3, 1]);
     for (row, first) in [(0, 12u8), (1, 0), (2, 12)] {
         let expected: Vec<f32> = (first..first + 6).map(|b| f32::from(b) / 255.0).collect();
         assert_eq!(batch.images.slice(s![row, .., .., ..]).iter().copied().collect::<Vec<_>>(), expected);
     }
-    assert_eq!(data.batch(&[], Range::ZeroOne).images.dim(), (0, 2, 1, 3));
-    assert_eq!(data.image(4), None);
-    assert_eq!(data.image(usize::MAX), None);
+    assert_eq!(data.batch(&[], Range::ZeroOne).unwrap().images.dim(), (0, 2, 1, 3));
+    for index in [4, usize::MAX] {
+        let message = data.batch(&[0, index], Range::ZeroOne).unwrap_err().to_string();
+        assert_eq!(message, format!("data set small has 4 images, and image {index} was asked for, counted from 0"));
+    }
 }
 
 #[test]
 fn a_data_set_without_labels_has_no_classes() {
     let data = small(None);
     assert_eq!((data.classes(), data.labels()), (0, None));
-    assert!(data.batch(&[1, 2], Range::MinusOneOne).labels.is_empty());
+    assert!(data.batch(&[1, 2], Range::MinusOneOne).unwrap().labels.is_empty());
 }
 
 #[test]
@@ -104,9 +106,9 @@ proptest! {
     #[test]
     fn a_batch_is_the_images_one_by_one(indices in prop::collection::vec(0usize..4, 0..10)) {
         let data = small(Some(vec![3, 0, 1, 1]));
-        let batch = data.batch(&indices, Range::MinusOneOne);
+        let batch = data.batch(&indices, Range::MinusOneOne).unwrap();
         for (row, &i) in indices.iter().enumerate() {
-            let single = data.batch(&[i], Range::MinusOneOne);
+            let single = data.batch(&[i], Range::MinusOneOne).unwrap();
             prop_assert_eq!(batch.images.slice(s![row..=row, .., .., ..]), single.images.view());
             prop_assert_eq!(batch.labels[row], single.labels[0]);
         }

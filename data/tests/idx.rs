@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use tweedie_data::idx::{self, IMAGES_MAGIC, LABELS_MAGIC};
-use tweedie_data::{DataError, Dataset, Split};
+use tweedie_data::{DataError, Dataset, OpenOptions, Range, Split};
 
 fn file(magic: u32, dims: &[u32], data: &[u8]) -> Vec<u8> {
     let mut bytes = magic.to_be_bytes().to_vec();
@@ -181,7 +181,7 @@ fn folders_with_every_usual_name() {
         }
         let train = open(folder.path(), Split::Train).unwrap();
         assert_eq!((train.len(), train.shape(), train.classes()), (3, [1, 4, 5], 7));
-        assert_eq!(train.image(1).unwrap(), &images(3, 4, 5)[16 + 20..16 + 40]);
+        assert_eq!(*train.image(1).unwrap(), images(3, 4, 5)[16 + 20..16 + 40]);
         assert_eq!(open(folder.path(), Split::Test).unwrap().len(), 2);
     }
 }
@@ -236,19 +236,42 @@ fn missing_files_list_what_was_looked_for() {
 fn what_is_not_supported_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let message = |path: &Path| open(path, Split::Train).unwrap_err().to_string();
-    assert!(message(&folder.path().join("none")).contains("there is no such folder"));
+    assert!(message(&folder.path().join("none")).contains("there is no such file or folder"));
+    put(folder.path(), "cat.txt", b"");
+    assert!(message(folder.path()).contains("the folder holds cat.txt"), "{}", message(folder.path()));
+    assert!(message(&folder.path().join("cat.txt")).contains("it is a file of another kind"));
+    put(folder.path(), "cat.npy", b"");
+    assert!(message(folder.path()).contains("name one of the files"), "{}", message(folder.path()));
     put(folder.path(), "cat.PNG", b"");
-    let found = message(folder.path());
-    assert!(
-        found.contains("folder of image files") && found.contains("`mnist` (bundled) and a folder of IDX files"),
-        "{found}"
-    );
-    assert!(message(&folder.path().join("cat.PNG")).contains("it is a file"));
+    assert!(message(folder.path()).contains("cannot read") && message(folder.path()).contains("cat.PNG as an image"));
     put(folder.path(), "data_batch_1.bin", b"");
-    assert!(message(folder.path()).contains("CIFAR-10"));
+    assert!(message(folder.path()).contains("data_batch_2.bin is not there"));
     // A directory in the place of a file is not taken for it.
+    std::fs::remove_file(folder.path().join("data_batch_1.bin")).unwrap();
+    std::fs::remove_file(folder.path().join("cat.npy")).unwrap();
     std::fs::create_dir(folder.path().join("train-images-idx3-ubyte")).unwrap();
-    assert!(message(folder.path()).contains("CIFAR-10"));
+    assert!(message(folder.path()).contains("no train images"), "{}", message(folder.path()));
+}
+
+#[test]
+fn large_files_stay_on_disk_and_compressed_ones_must_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = folder.path().to_str().unwrap();
+    put(folder.path(), "train-images-idx3-ubyte", &images(9, 4, 5));
+    put(folder.path(), "train-labels-idx1-ubyte", &labels(&[0, 1, 2, 3, 4, 5, 6, 7, 8]));
+    let open =
+        |limit| Dataset::open_with(spec, Split::Train, &OpenOptions { memory_limit: limit, ..OpenOptions::default() });
+    let (memory, disk) = (open(180).unwrap(), open(179).unwrap());
+    assert!(!memory.is_on_disk() && disk.is_on_disk());
+    assert_eq!((memory.labels(), memory.fingerprint().unwrap()), (disk.labels(), disk.fingerprint().unwrap()));
+    let indices: Vec<usize> = (0..9).rev().collect();
+    let batch = |data: &Dataset| data.batch(&indices, Range::ZeroOne).unwrap();
+    assert_eq!(batch(&memory), batch(&disk));
+    put(folder.path(), "train-labels-idx1-ubyte", &labels(&[1; 8]));
+    assert!(open(0).unwrap_err().to_string().contains("9 images in"));
+    std::fs::remove_file(folder.path().join("train-images-idx3-ubyte")).unwrap();
+    put(folder.path(), "train-images-idx3-ubyte.gz", &gzip(&images(9, 4, 5)));
+    assert!(open(179).unwrap_err().to_string().contains("gunzip"));
 }
 
 proptest! {

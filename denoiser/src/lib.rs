@@ -21,6 +21,6 @@ pub use error::DenoiserError;
 pub use network::{Network, NetworkGrad};
 pub use noise::{Noise, Purpose, RecordedNoise, RecordingNoise, ReplayNoise, SeededNoise, ShiftedNoise, rng_for};
 pub use oracle::{Component, Draws, Gaussian, Mean, MixtureOracle, Spread, log_sum_exp};
-pub use params::{Param, Params, Role};
+pub use params::{Param, ParamTable, Params, Role};
 pub use preconditioned::Preconditioned;
 pub use tweedie::tweedie;

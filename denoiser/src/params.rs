@@ -26,13 +26,51 @@ pub struct Param {
     pub range: Range<usize>,
 }
 
+/// The names, shapes and places of a network's parameters, without their values.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ParamTable {
+    entries: Vec<Param>,
+    index: HashMap<String, usize>,
+    len: usize,
+}
+
+impl ParamTable {
+    /// Appends a tensor and returns where its values will lie.
+    ///
+    /// # Panics
+    /// If the name is taken: two layers of an architecture cannot share a key.
+    pub fn add(&mut self, name: impl Into<String>, shape: &[usize], role: Role) -> Range<usize> {
+        let name = name.into();
+        let range = self.len..self.len + shape.iter().product::<usize>();
+        let previous = self.index.insert(name.clone(), self.entries.len());
+        assert!(previous.is_none(), "two parameters are named {name}");
+        self.len = range.end;
+        self.entries.push(Param { name, shape: shape.to_vec(), role, range: range.clone() });
+        range
+    }
+
+    /// Every tensor, in the order of the values.
+    pub fn entries(&self) -> &[Param] {
+        &self.entries
+    }
+
+    /// How many values there are in all.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
 /// All parameters of a network as one flat vector with a table of names.
 ///
 /// Gradients, optimiser moments and the EMA are vectors of the same length and order, so each of them is one loop.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Params {
-    table: Vec<Param>,
-    index: HashMap<String, usize>,
+    table: ParamTable,
     values: Vec<f32>,
 }
 
@@ -47,24 +85,19 @@ impl Params {
     /// # Panics
     /// If the name is taken: two layers of an architecture cannot share a key.
     pub fn add(&mut self, name: impl Into<String>, shape: &[usize], role: Role) -> Range<usize> {
-        let name = name.into();
-        let start = self.values.len();
-        let range = start..start + shape.iter().product::<usize>();
-        let previous = self.index.insert(name.clone(), self.table.len());
-        assert!(previous.is_none(), "two parameters are named {name}");
+        let range = self.table.add(name, shape, role);
         self.values.resize(range.end, 0.0);
-        self.table.push(Param { name, shape: shape.to_vec(), role, range: range.clone() });
         range
     }
 
     /// The table of names, in the order of the values.
     pub fn table(&self) -> &[Param] {
-        &self.table
+        self.table.entries()
     }
 
     /// The entry of a key.
     pub fn find(&self, name: &str) -> Option<&Param> {
-        self.index.get(name).map(|&i| &self.table[i])
+        self.table.index.get(name).map(|&i| &self.table.entries[i])
     }
 
     /// The values of a key.
@@ -100,6 +133,14 @@ impl Params {
 
     /// How many values are trained (entries of [`Role::Weight`]).
     pub fn trainable(&self) -> usize {
-        self.table.iter().filter(|p| p.role == Role::Weight).map(|p| p.range.len()).sum()
+        self.table().iter().filter(|p| p.role == Role::Weight).map(|p| p.range.len()).sum()
+    }
+}
+
+/// Every value zero.
+impl From<ParamTable> for Params {
+    fn from(table: ParamTable) -> Self {
+        let values = vec![0.0; table.len()];
+        Self { table, values }
     }
 }

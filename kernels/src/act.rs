@@ -3,6 +3,8 @@
 //! ```text
 //! SiLU(x) = x s(x),  s(x) = 1 / (1 + exp(-x)),  SiLU'(x) = s(x) (1 + x (1 - s(x)))     Elfwing et al. 2017
 //! ReLU(x) = max(x, 0),  ReLU'(x) = [x > 0]
+//! GELU(x) = x Phi(x),  GELU'(x) = Phi(x) + x phi(x),  with the normal distribution      Hendrycks and Gimpel 2016
+//! Mish(x) = x tanh(ln(1 + exp(x)))                                                      Misra 2019
 //! ```
 
 use crate::lanes::{exp, get, put};
@@ -18,7 +20,47 @@ pub enum Act {
     Silu,
     /// `max(x, 0)`; its slope at zero is zero.
     Relu,
+    /// `x Phi(x)` with the distribution function of the standard normal distribution, not its approximation by tanh.
+    Gelu,
+    /// `x tanh(ln(1 + exp(x)))`
+    Mish,
 }
+
+impl Act {
+    /// Whether it takes an exponential, so that it is rather evaluated once than wherever it is read.
+    pub(crate) fn is_costly(self) -> bool {
+        !matches!(self, Self::None | Self::Relu)
+    }
+}
+
+/// Evaluates an expression with the type `$a` standing for the [`Activation`] of a value of [`Act`].
+macro_rules! per_act {
+    ($act:expr, $a:ident => $body:expr) => {
+        match $act {
+            $crate::act::Act::None => {
+                type $a = $crate::act::Identity;
+                $body
+            }
+            $crate::act::Act::Silu => {
+                type $a = $crate::act::Silu;
+                $body
+            }
+            $crate::act::Act::Relu => {
+                type $a = $crate::act::Relu;
+                $body
+            }
+            $crate::act::Act::Gelu => {
+                type $a = $crate::act::Gelu;
+                $body
+            }
+            $crate::act::Act::Mish => {
+                type $a = $crate::act::Mish;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use per_act;
 
 /// An activation as a type, for loops that are compiled once for each.
 pub(crate) trait Activation {
@@ -34,6 +76,10 @@ pub(crate) struct Identity;
 pub(crate) struct Silu;
 /// max(x, 0)
 pub(crate) struct Relu;
+/// x Phi(x)
+pub(crate) struct Gelu;
+/// x tanh(ln(1 + exp(x)))
+pub(crate) struct Mish;
 
 impl Activation for Identity {
     #[inline(always)]
@@ -76,6 +122,75 @@ impl Activation for Relu {
     }
 }
 
+/// Phi(x) and exp(-x^2/2).
+///
+/// For x < 0, Phi(x) = exp(-x^2/2) t p(t) with t = 1/(1 + 0.35 |x|); the polynomial p is the best in relative error, 3e-8,
+/// so that the tail does not cancel. For x > 0 it is 1 - Phi(-x).
+#[inline(always)]
+fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+    let one = s.splat(1.0);
+    // In this order of arguments a NaN passes.
+    let size = s.max(s.sub(s.splat(0.0), x), x);
+    let bell = exp(s, s.mul(s.splat(-0.5), s.mul(x, x)));
+    let t = s.div(one, s.fma(s.splat(0.35), size, one));
+    let mut p = s.splat(-0.029_146_34);
+    for coefficient in
+        [0.143_973_7, -0.255_718_44, 0.159_179, -0.023_113_199, 0.105_509_445, 0.119_832_5, 0.139_861_93, 0.139_621_4]
+    {
+        p = s.fma(p, t, s.splat(coefficient));
+    }
+    let tail = s.mul(bell, s.mul(t, p));
+    let above = s.where_positive(x, s.fma(s.splat(-2.0), tail, one));
+    (s.add(tail, above), bell)
+}
+
+impl Activation for Gelu {
+    #[inline(always)]
+    fn value<S: Simd>(s: S, x: S::V) -> S::V {
+        s.mul(x, normal(s, x).0)
+    }
+    #[inline(always)]
+    fn pull_back<S: Simd>(s: S, x: S::V, dy: S::V) -> S::V {
+        let (phi, bell) = normal(s, x);
+        let density = s.mul(s.splat(FRAC_1_SQRT_2PI), bell);
+        s.mul(s.fma(x, density, phi), dy)
+    }
+}
+
+/// 1/sqrt(2 pi)
+const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
+
+/// e = exp(x) and n = e (e + 2), of which tanh(ln(1 + e)) is n/(n + 2).
+#[inline(always)]
+fn exponentials<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+    let e = exp(s, x);
+    (e, s.mul(e, s.add(e, s.splat(2.0))))
+}
+
+/// At most 20, where tanh(ln(1 + exp(x))) is one to all digits: beyond, squares of exp(x) would overflow.
+#[inline(always)]
+fn at_most_20<S: Simd>(s: S, x: S::V) -> S::V {
+    // In this order of arguments a NaN passes.
+    s.min(s.splat(20.0), x)
+}
+
+impl Activation for Mish {
+    #[inline(always)]
+    fn value<S: Simd>(s: S, x: S::V) -> S::V {
+        let (_, n) = exponentials(s, at_most_20(s, x));
+        s.mul(x, s.div(n, s.add(n, s.splat(2.0))))
+    }
+    #[inline(always)]
+    fn pull_back<S: Simd>(s: S, x: S::V, dy: S::V) -> S::V {
+        let x = at_most_20(s, x);
+        let (e, n) = exponentials(s, x);
+        let reciprocal = s.div(s.splat(1.0), s.add(n, s.splat(2.0)));
+        // The slope of n/(n + 2) is 4 e (e + 1)/(n + 2)^2.
+        let slope = s.mul(s.mul(s.splat(4.0), s.mul(e, reciprocal)), s.mul(s.add(e, s.splat(1.0)), reciprocal));
+        s.mul(s.fma(x, slope, s.mul(n, reciprocal)), dy)
+    }
+}
+
 struct Forward<'a> {
     act: Act,
     x: &'a [f32],
@@ -99,8 +214,7 @@ impl WithSimd for Forward<'_> {
         let (x, y) = (&self.x[..self.y.len()], self.y);
         match self.act {
             Act::None => y.copy_from_slice(x),
-            Act::Silu => run::<S, Silu>(s, x, y),
-            Act::Relu => run::<S, Relu>(s, x, y),
+            act => per_act!(act, A => run::<S, A>(s, x, y)),
         }
     }
 }
@@ -134,11 +248,7 @@ impl WithSimd for Backward<'_> {
         }
         let len = self.dx.len();
         let (x, dy, dx) = (&self.x[..len], &self.dy[..len], self.dx);
-        match self.act {
-            Act::None => run::<S, Identity>(s, x, dy, dx),
-            Act::Silu => run::<S, Silu>(s, x, dy, dx),
-            Act::Relu => run::<S, Relu>(s, x, dy, dx),
-        }
+        per_act!(self.act, A => run::<S, A>(s, x, dy, dx));
     }
 }
 

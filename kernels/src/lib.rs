@@ -6,8 +6,10 @@
 
 pub mod act;
 pub mod attention;
+mod cache;
 pub mod channels;
 pub mod conv;
+pub mod dropout;
 pub mod embedding;
 mod gemm;
 mod lanes;
@@ -16,6 +18,7 @@ pub mod norm;
 mod par;
 pub mod pool;
 pub mod resample;
+pub mod rescale;
 pub mod simd;
 pub mod sinusoid;
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! With the statistics known, a normalisation and its activation are this map. Applied while loading they cost no pass over
 //! memory, and the normalised tensor is never stored.
 
-use crate::act::{Act, Activation, Identity, Relu, Silu};
+use crate::act::{Act, Activation, per_act};
 use crate::lanes::{get, put};
 use crate::par::{check_len, rows_mut};
 use crate::simd::{Simd, WithSimd, dispatch};
@@ -101,23 +101,19 @@ pub(crate) fn read_row<S: Simd>(s: S, x: &[f32], map: &Map<'_>, n: usize, c: usi
             }
         }
     }
-    match map.act {
-        Act::None => run::<S, Identity>(s, x, map.row(n, c), y),
-        Act::Silu => run::<S, Silu>(s, x, map.row(n, c), y),
-        Act::Relu => run::<S, Relu>(s, x, map.row(n, c), y),
-    }
+    per_act!(map.act, A => run::<S, A>(s, x, map.row(n, c), y));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{act as reference, numbers};
+    use crate::testing::{ACTS, act as reference, numbers};
 
     #[test]
     fn rows_are_mapped_by_their_sample() {
         for (n, hw, c) in [(1, 1, 1), (2, 5, 3), (3, 7, 16), (2, 4, 37), (2, 900, 64), (0, 4, 4)] {
             for per_sample in [false, true] {
-                for act in [Act::None, Act::Silu, Act::Relu] {
+                for act in ACTS {
                     let table = if per_sample { n * c } else { c };
                     let (x, scale, shift) = (numbers(n * hw * c, 1), numbers(table, 2), numbers(table, 3));
                     let mut y = vec![f32::NAN; x.len()];

@@ -73,7 +73,7 @@ pub(crate) fn assert_same_bits_for_any_pool(f: impl Fn() -> Vec<Vec<f32>> + Sync
 }
 
 /// Every activation.
-pub(crate) const ACTS: [Act; 3] = [Act::None, Act::Silu, Act::Relu];
+pub(crate) const ACTS: [Act; 5] = [Act::None, Act::Silu, Act::Relu, Act::Gelu, Act::Mish];
 
 /// An activation in f64.
 pub(crate) fn act(act: Act, x: f64) -> f64 {
@@ -81,5 +81,39 @@ pub(crate) fn act(act: Act, x: f64) -> f64 {
         Act::None => x,
         Act::Silu => x / (1.0 + (-x).exp()),
         Act::Relu => x.max(0.0),
+        Act::Gelu => x * normal_distribution(x),
+        Act::Mish => x * x.exp().ln_1p().tanh(),
     }
+}
+
+/// The slope of an activation in f64.
+pub(crate) fn slope(act: Act, x: f64) -> f64 {
+    let sigmoid = 1.0 / (1.0 + (-x).exp());
+    match act {
+        Act::None => 1.0,
+        Act::Silu => sigmoid * (1.0 + x * (1.0 - sigmoid)),
+        Act::Relu => f64::from(u8::from(x > 0.0)),
+        Act::Gelu => normal_distribution(x) + x * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt(),
+        Act::Mish => {
+            let t = x.exp().ln_1p().tanh();
+            t + x * (1.0 - t * t) * sigmoid
+        }
+    }
+}
+
+/// Phi(x): Phi(-|x|) by its continued fraction far from zero, and 1/2 + phi(x) (x + x^3/3 + x^5/15 + …) near it.
+fn normal_distribution(x: f64) -> f64 {
+    let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
+    let size = x.abs();
+    let tail = if size > 4.0 {
+        density / (1..200).rev().fold(size, |f, k| size + f64::from(k) / f)
+    } else {
+        let terms = (1..80).scan(size, |term, k| {
+            let present = *term;
+            *term *= size * size / f64::from(2 * k + 1);
+            Some(present)
+        });
+        0.5 - density * terms.sum::<f64>()
+    };
+    if x > 0.0 { 1.0 - tail } else { tail }
 }

@@ -177,6 +177,9 @@ pub struct TrainConfig {
     /// The probability, in `[0, 1]`, that the label of an image is replaced by the null condition; 0.1 by default
     /// (Ho & Salimans 2022). Without effect on a network that has no classes.
     pub label_dropout: f64,
+    /// Whether each image is mirrored left to right with probability one half; false by default.
+    #[serde(skip_serializing_if = "is_default")]
+    pub flip: bool,
     /// The highest learning rate, a normal number of f32; 5e-4 by default.
     pub lr: f64,
     /// Steps of the linear warm-up of the learning rate; 200 by default.
@@ -215,6 +218,7 @@ impl Default for TrainConfig {
             timestep: TimestepMapping::ZeroBased,
             range: Range::MinusOneOne,
             label_dropout: 0.1,
+            flip: false,
             lr: 5e-4,
             lr_warmup: 200,
             lr_decay: LrDecay::Constant,

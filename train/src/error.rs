@@ -74,6 +74,9 @@ pub enum TrainError {
     /// The noise schedule of the configuration cannot be built.
     #[error("training configuration: {0}")]
     Schedule(#[from] tweedie_schedule::ScheduleError),
+    /// An image could not be read from disk.
+    #[error(transparent)]
+    Data(#[from] tweedie_data::DataError),
     /// A training state could not be written or read.
     #[error(transparent)]
     Checkpoint(#[from] tweedie_checkpoint::CheckpointError),

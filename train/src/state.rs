@@ -178,20 +178,17 @@ fn network_text(params: &Params) -> String {
 }
 
 /// What tells a data set from another one: its dimensions and a hash of its content, but not where it lies.
-pub(crate) fn data_text(data: &Dataset) -> String {
-    let images = (0..data.len()).filter_map(|i| data.image(i)).flatten().copied();
-    let labels = data.labels().unwrap_or_default().iter().flat_map(|label| label.to_le_bytes());
-    // FNV-1a (Fowler, Noll & Vo 1991): not against malice, but enough to notice other data.
-    let hash = images
-        .chain(labels)
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    json!({
+///
+/// # Errors
+/// If images on disk cannot be read.
+pub(crate) fn data_text(data: &Dataset) -> Result<String, TrainError> {
+    Ok(json!({
         "images": data.len(),
         "shape": data.shape(),
         "classes": data.classes(),
-        "content": format!("{hash:016x}"),
+        "content": format!("{:016x}", data.fingerprint()?),
     })
-    .to_string()
+    .to_string())
 }
 
 fn read_json(file: &str, what: &str, text: &str) -> Result<Value, TrainError> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ndarray::{Array4, ArrayView4};
 use serde_json::Value;
-use tweedie_data::{Batches, Dataset};
+use tweedie_data::{Ahead, Augment, Dataset, Drawn, Draws};
 use tweedie_denoiser::{Network, NetworkGrad, Params, Role};
 
 use crate::adamw::global_norm;
@@ -131,7 +131,7 @@ pub struct Trainer<'a> {
     /// The losses of the steps, where these are drawn by them.
     pub(crate) importance: Option<Importance>,
     objective: Objective,
-    batches: Batches,
+    draws: Draws<'a>,
     lr: LrSchedule,
     conditional: bool,
     grads: Vec<f32>,
@@ -148,8 +148,9 @@ impl<'a> Trainer<'a> {
     pub fn new(net: &'a mut dyn NetworkGrad, data: &'a Dataset, config: TrainConfig) -> Result<Self, TrainError> {
         config.validate()?;
         let conditional = check_labels(&*net, data, &config)?;
-        let batches = Batches::new(data.len(), config.batch, config.seed);
-        let config = config.resolved(batches.per_epoch())?;
+        let augment = if config.flip { Augment::Flip } else { Augment::None };
+        let draws = Draws::new(data, config.batch, config.seed, config.range, augment);
+        let config = config.resolved(draws.per_epoch())?;
         let objective = config.objective()?;
         let importance =
             (config.step_sampling == StepSampling::Importance).then(|| Importance::new(config.noise.train_steps));
@@ -161,7 +162,7 @@ impl<'a> Trainer<'a> {
             progress: Progress::default(),
             importance,
             objective,
-            batches,
+            draws,
             lr: config.lr_schedule(),
             conditional,
             grads: vec![0.0; params.len()],
@@ -169,7 +170,7 @@ impl<'a> Trainer<'a> {
             buffers,
             net,
             data,
-            data_text: data_text(data),
+            data_text: data_text(data)?,
             architecture: None,
             config,
         })
@@ -232,7 +233,7 @@ impl<'a> Trainer<'a> {
 
     /// Steps in an epoch, see [`tweedie_data::batches_per_epoch`].
     pub fn steps_per_epoch(&self) -> u64 {
-        self.batches.per_epoch()
+        self.draws.per_epoch()
     }
 
     /// Images in a step: the batch, or the whole data set if that is smaller.
@@ -261,13 +262,24 @@ impl<'a> Trainer<'a> {
     /// One step.
     ///
     /// # Errors
-    /// If the network refuses the batch, or the loss or the norm of the gradient is not finite. After an error the
-    /// parameters, the running statistics and the state of the optimiser are what they were before the step.
+    /// If an image cannot be read, the network refuses the batch, or the loss or the norm of the gradient is not finite. After an
+    /// error the parameters, the running statistics and the state of the optimiser are what they were before the step.
     pub fn step(&mut self) -> Result<StepReport, TrainError> {
+        self.step_with(None)
+    }
+
+    /// The batch of the present step, drawn ahead if `ahead` has it.
+    fn draw(&mut self, ahead: Option<&Ahead>) -> Result<Drawn, TrainError> {
+        match ahead.and_then(Ahead::next).transpose()? {
+            Some(drawn) if drawn.step == self.progress.step => Ok(drawn),
+            _ => Ok(self.draws.at(self.progress.step)?),
+        }
+    }
+
+    fn step_with(&mut self, ahead: Option<&Ahead>) -> Result<StepReport, TrainError> {
         let start = Instant::now();
         let step = self.progress.step + 1;
-        let (epoch, indices) = self.batches.at(self.progress.step);
-        let batch = self.data.batch(&indices, self.config.range);
+        let Drawn { epoch, batch, .. } = self.draw(ahead)?;
         let labels = if self.conditional { batch.labels.as_slice() } else { &[] };
         let chances = self.importance.as_ref().and_then(Importance::chances);
         let noisy = self.objective.draw_with(step, batch.images.view(), labels, chances.as_ref());
@@ -303,7 +315,7 @@ impl<'a> Trainer<'a> {
             loss_ema: progress.loss_sum / progress.loss_weight,
             grad_norm,
             lr,
-            images: step * indices.len() as u64,
+            images: step * batch.images.dim().0 as u64,
             seconds: progress.seconds,
         })
     }
@@ -403,6 +415,19 @@ impl<'a> Trainer<'a> {
     /// As [`Trainer::step`] and [`Trainer::check_finite`], and whatever a hook returns. No checkpoint is asked for after
     /// an error, nor of numbers that are not finite: the last one is from before it.
     pub fn run(&mut self, stop: &AtomicBool, hooks: &mut dyn Hooks) -> Result<RunEnd, TrainError> {
+        std::thread::scope(|scope| {
+            // The network does not wait for the disk. What is in memory is drawn faster than it is handed over.
+            let ahead = if self.data.is_on_disk() { self.draws.ahead(scope, self.progress.step) } else { None };
+            self.run_with(ahead.as_ref(), stop, hooks)
+        })
+    }
+
+    fn run_with(
+        &mut self,
+        ahead: Option<&Ahead>,
+        stop: &AtomicBool,
+        hooks: &mut dyn Hooks,
+    ) -> Result<RunEnd, TrainError> {
         let interval = Duration::from_secs_f64((60.0 * self.config.checkpoint_minutes).min(MAX_INTERVAL));
         let mut saved = (self.progress.step, Instant::now());
         loop {
@@ -419,7 +444,7 @@ impl<'a> Trainer<'a> {
                 }
                 return Ok(end);
             }
-            let report = self.step()?;
+            let report = self.step_with(ahead)?;
             let start = Instant::now();
             hooks.step(&report)?;
             if report.ends_epoch || saved.1.elapsed() >= interval {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use ndarray::{Array4, ArrayView4};
 use serde_json::{Map, Value, json};
-use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, Params};
+use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, ParamTable, Params};
 use tweedie_kernels::act::{self, Act};
 use tweedie_kernels::channels::{self, ChannelSlice};
 use tweedie_kernels::conv::{Part, Target};
@@ -451,6 +451,17 @@ impl Book {
         Ok(Self { config, layers, weights: b.finish(), pool: Pool::default() })
     }
 
+    /// The parameters of a network, without their values.
+    ///
+    /// # Errors
+    /// As [`Book::new`].
+    pub(crate) fn table(config: &BookConfig) -> Result<ParamTable, UnetError> {
+        config.validate()?;
+        let mut b = Builder::default();
+        Layers::new(&mut b, config);
+        Ok(b.params)
+    }
+
     /// The configuration.
     pub fn config(&self) -> &BookConfig {
         &self.config
@@ -464,6 +475,10 @@ impl Book {
     /// What the sides of an image have to be multiples of.
     pub fn size_multiple(&self) -> usize {
         MULTIPLE
+    }
+
+    pub(crate) fn packed_floats(&self) -> usize {
+        self.weights.packed_floats()
     }
 
     /// Layers, parameters and operations for an image of height `h` and width `w`.
@@ -502,7 +517,7 @@ impl Network for Book {
     ) -> Result<Array4<f32>, DenoiserError> {
         let request = self.request("predicting with UNetCond", x, timesteps, condition)?;
         let filters = self.weights.for_predict();
-        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool };
+        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool, dropout: &[] };
         Ok(request.in_chunks(self.config.in_channels, self.config.base_channels, |part| {
             let x = request::from_array(&self.pool, part.x);
             self.layers.forward(&p, x, part.times, part.labels, None).0
@@ -538,7 +553,7 @@ impl NetworkGrad for Book {
         let request = self.request("training UNetCond", x, timesteps, condition)?;
         request.check_grads(grads, self.weights.params().len())?;
         let filters = self.weights.for_training();
-        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool };
+        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool, dropout: &[] };
         let mut updates = Vec::new();
         let x = request::from_array(&self.pool, request.x);
         let (y, trace) = self.layers.forward(&p, x, request.times, request.labels, Some(&mut updates));

@@ -40,4 +40,15 @@ pub enum UnetError {
         /// What the configuration says.
         found: String,
     },
+    /// A configuration that asks for far more parameters than its checkpoint holds.
+    #[error(
+        "the configuration asks for about {estimate} parameters, and the weights hold {available} numbers; check that config \
+         and weights belong together"
+    )]
+    Size {
+        /// Parameters, about.
+        estimate: u64,
+        /// Numbers of the checkpoint.
+        available: usize,
+    },
 }

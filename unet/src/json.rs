@@ -86,20 +86,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A list in which each entry is one of the named choices.
-    pub fn choices<T: Copy>(
-        &mut self,
-        key: &'static str,
-        default: &[T],
-        choices: &[(&str, T)],
-    ) -> Result<Vec<T>, UnetError> {
-        let Some(value) = self.get(key) else { return Ok(default.to_vec()) };
-        let find = |entry: &Value| choices.iter().find(|(name, _)| entry.as_str() == Some(name)).map(|&(_, x)| x);
-        value.as_array().and_then(|entries| entries.iter().map(find).collect()).ok_or_else(|| {
-            self.refuse(key, format!("a list of {}", list(choices.iter().map(|(n, _)| format!("{n:?}")))))
-        })
-    }
-
     /// A list of positive whole numbers.
     pub fn integers(&mut self, key: &'static str, default: &[usize]) -> Result<Vec<usize>, UnetError> {
         let Some(value) = self.get(key) else { return Ok(default.to_vec()) };

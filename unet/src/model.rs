@@ -1,6 +1,6 @@
 use ndarray::{Array4, ArrayView4};
 use serde_json::{Map, Value};
-use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, Param, Params};
+use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, Param, ParamTable, Params};
 
 use crate::residual::Config;
 use crate::{Book, BookConfig, Init, Residual, Summary, UnetError, book, residual};
@@ -26,6 +26,11 @@ pub fn from_config(config: &Map<String, Value>) -> Result<Box<dyn NetworkGrad>, 
     })
 }
 
+fn unknown_class(config: &Map<String, Value>) -> UnetError {
+    let found = config.get("_class_name").map_or_else(|| "no such key".into(), Value::to_string);
+    UnetError::Class { found }
+}
+
 impl Model {
     /// Builds the network that a `config.json` describes, with every parameter zero: fill them from a checkpoint with
     /// the keys of [`Model::expected`], or by [`Model::initialise`].
@@ -36,10 +41,30 @@ impl Model {
         match config.get("_class_name").and_then(Value::as_str) {
             Some(book::CLASS) => Self::book(BookConfig::from_json(config)?),
             Some(residual::CLASS) => Self::residual(Config::from_json(config)?),
-            _ => {
-                let found = config.get("_class_name").map_or_else(|| "no such key".into(), Value::to_string);
-                Err(UnetError::Class { found })
+            _ => Err(unknown_class(config)),
+        }
+    }
+
+    /// The parameters of the network that a `config.json` describes, without their values: what a checkpoint of `available`
+    /// numbers is compared with before memory is taken for a network.
+    ///
+    /// # Errors
+    /// As [`Model::from_config`]; also if the network has so many more parameters than `available` that even their names
+    /// would take more memory than the checkpoint.
+    pub fn table(config: &Map<String, Value>, available: usize) -> Result<ParamTable, UnetError> {
+        match config.get("_class_name").and_then(Value::as_str) {
+            Some(book::CLASS) => Book::table(&BookConfig::from_json(config)?),
+            Some(residual::CLASS) => {
+                let config = Config::from_json(config)?;
+                config.validate()?;
+                let estimate = config.estimated_parameters();
+                // The estimate takes every layer for one of the widest: at most about three times too many.
+                if estimate > 1e6 + 8.0 * available as f64 {
+                    return Err(UnetError::Size { estimate: estimate as u64, available });
+                }
+                Residual::table(&config)
             }
+            _ => Err(unknown_class(config)),
         }
     }
 
@@ -123,6 +148,16 @@ impl Model {
             Self::Book(network) => network.config().in_channels,
             Self::Residual(network) => network.config().out_channels,
         }
+    }
+
+    /// Bytes of the weights in the form that forward passes read, which is made in the first of them: filters of 3x3 taps are
+    /// transformed and take four times the memory.
+    pub fn packed_bytes(&self) -> u64 {
+        let floats = match self {
+            Self::Book(network) => network.packed_floats(),
+            Self::Residual(network) => network.packed_floats(),
+        };
+        4 * floats as u64
     }
 
     /// What the height and width of an image have to be multiples of.

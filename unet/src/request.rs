@@ -50,6 +50,41 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Whether the sides have at least so many pixels.
+    pub fn check_least_side(&self, least: usize) -> Result<(), DenoiserError> {
+        let (n, _, h, w) = self.x.dim();
+        if n == 0 || (h >= least && w >= least) {
+            return Ok(());
+        }
+        let remedy = "the coarsest level reflects its pixels at the edge, which takes two of them: give larger images";
+        Err(self.shape("the height and width of x", format!("at least {least}"), format!("{h}x{w}"), remedy))
+    }
+
+    /// Whether all times, and with `labels` these too, are above zero, so that they have logarithms.
+    pub fn check_positive(&self, what: &'static str, labels: bool) -> Result<(), DenoiserError> {
+        let labels = self.labels.iter().flatten().map(|&label| label as f64).filter(|_| labels);
+        match self.times.iter().copied().chain(labels).find(|&t| t <= 0.0) {
+            None => Ok(()),
+            Some(t) => {
+                let remedy = "its Fourier embedding takes the logarithm: give numbers above zero";
+                Err(self.shape(what, "above 0".into(), t.to_string(), remedy))
+            }
+        }
+    }
+
+    /// Whether every time is one of the steps of a learned embedding.
+    pub fn check_steps(&self, steps: usize) -> Result<(), DenoiserError> {
+        match self.times.iter().find(|&&t| t.fract() != 0.0 || !(0.0..steps as f64).contains(&t)) {
+            None => Ok(()),
+            Some(t) => {
+                let expected = format!("a whole number from 0 to {}", steps - 1);
+                let remedy =
+                    "the network has learned a vector for each of its steps (`num_train_timesteps`) and no other";
+                Err(self.shape("a timestep", expected, t.to_string(), remedy))
+            }
+        }
+    }
+
     /// Whether every label is one of `classes`, and none is missing where there is no null condition.
     pub fn check_labels(&self, classes: usize, null: bool) -> Result<(), DenoiserError> {
         let refuse = |message| Err(DenoiserError::Condition { operation: self.operation, message });

@@ -47,9 +47,13 @@ impl Pool {
     }
 
     /// A tensor of zeros.
-    pub fn zeros_like(&self, like: &Tensor) -> Tensor {
-        let Tensor { n, h, w, c, .. } = *like;
+    pub fn zeros_of(&self, [n, h, w, c]: [usize; 4]) -> Tensor {
         Tensor { n, h, w, c, data: self.zeros(n * h * w * c) }
+    }
+
+    /// Zeros in the shape of another tensor.
+    pub fn zeros_like(&self, like: &Tensor) -> Tensor {
+        self.zeros_of(like.shape())
     }
 }
 

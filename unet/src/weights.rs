@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
-use tweedie_denoiser::{Params, Role};
+use tweedie_denoiser::{ParamTable, Params, Role};
 use tweedie_kernels::conv::Filter;
 
 use crate::init::{self, Fill, Init};
@@ -18,6 +18,8 @@ pub(crate) struct Pass<'a> {
     pub filters: &'a [Filter],
     /// Where activations get their memory.
     pub pool: &'a Pool,
+    /// In training with dropout, a key for every sample; else empty.
+    pub dropout: &'a [u64],
 }
 
 /// Where one weight to be packed lies, and its shape.
@@ -33,7 +35,7 @@ pub(crate) struct FilterSpec {
 /// Collects the parameters of the layers while a network is being built.
 #[derive(Debug, Default)]
 pub(crate) struct Builder {
-    pub params: Params,
+    pub params: ParamTable,
     pub filters: Vec<FilterSpec>,
     pub fills: Vec<Fill>,
 }
@@ -53,7 +55,12 @@ impl Builder {
 
     /// The finished parameters.
     pub fn finish(self) -> Weights {
-        Weights { params: self.params, fills: self.fills, specs: self.filters, packed: Mutex::new(Packed::default()) }
+        Weights {
+            params: self.params.into(),
+            fills: self.fills,
+            specs: self.filters,
+            packed: Mutex::new(Packed::default()),
+        }
     }
 }
 
@@ -92,6 +99,11 @@ impl Weights {
     pub fn params_mut(&mut self) -> &mut Params {
         self.packed.get_mut().unwrap_or_else(PoisonError::into_inner).fresh = Fresh::Stale;
         &mut self.params
+    }
+
+    /// Floats of the packed weights that a forward pass reads.
+    pub fn packed_floats(&self) -> usize {
+        self.specs.iter().map(|s| Filter::forward_floats(s.kernel, s.stride, s.c_in, s.c_out)).sum()
     }
 
     /// Draws the first values of every parameter.

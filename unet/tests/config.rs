@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 use tweedie_denoiser::{Network, NetworkGrad, Role};
 use tweedie_unet::residual::{
-    Block, Classes, Config, DownsamplePadding, InputRange, MidAttention, Null, SinusoidOrder, TimeScaleShift,
+    Activation, Block, Classes, Config, DownsamplePadding, InputRange, MidAttention, MidBlock, Null, Sampling,
+    SinusoidOrder, TimeEmbedding, TimeScaleShift,
 };
 use tweedie_unet::{BookConfig, Model, UnetError, canonical_key, from_config};
 
@@ -77,19 +78,6 @@ fn summaries_account_for_every_parameter() {
     assert_eq!(s.flops(), s.layers.iter().map(|layer| layer.flops).sum::<u64>());
 }
 
-/// A network of 454 MB: the layout alone is made, as for every model that is about to be loaded.
-#[test]
-fn butterflies_has_its_enumerated_size() {
-    let mut config = cifar10();
-    config["block_out_channels"] = json!([128, 128, 256, 256, 512, 512]);
-    let level = |i, kind: &str| if i == 4 { format!("Attn{kind}Block2D") } else { format!("{kind}Block2D") };
-    config["down_block_types"] = (0..6).map(|i| level(i, "Down")).collect();
-    config["up_block_types"] = (0..6).map(|i| level(5 - i, "Up")).collect();
-    config["attention_head_dim"] = json!(8);
-    let model = Model::from_config(&object(config)).unwrap();
-    assert_eq!(totals(&model), (450, 113_673_219));
-}
-
 #[test]
 fn the_textbook_network_has_its_keys() {
     let model = Model::from_config(&object(json!({"_class_name": "UNetCond"}))).unwrap();
@@ -120,6 +108,7 @@ fn unusual() -> Config {
         in_channels: 4,
         out_channels: 5,
         input_range: InputRange::Centered,
+        time_embedding: TimeEmbedding::Fourier,
         time_embedding_dim: Some(48),
         freq_shift: 1.0,
         sinusoid: SinusoidOrder::SinCos,
@@ -127,21 +116,46 @@ fn unusual() -> Config {
         up_blocks: vec![Block::Plain, Block::Attention],
         channels: vec![8, 16],
         layers_per_block: 3,
+        downsampling: Sampling::Resnet,
+        upsampling: Sampling::Resnet,
+        mid_block: MidBlock::Absent,
         mid_block_scale_factor: 1.25,
         downsample_padding: DownsamplePadding::Asymmetric,
+        activation: Activation::Mish,
+        dropout: 0.25,
         attention_head_dim: None,
-        norm_num_groups: 2,
+        norm_num_groups: Some(2),
         attn_norm_num_groups: Some(4),
         norm_eps: 1e-6,
         time_scale_shift: TimeScaleShift::ScaleShift,
         mid_attention: MidAttention::Without,
-        classes: Some(Classes { rows: 11, null: Null::LastRow }),
+        classes: Some(Classes::Table { rows: 11, null: Null::LastRow }),
     }
 }
 
 #[test]
 fn configurations_survive_a_round_trip() {
-    for config in [Config::default(), unusual(), Config { classes: None, ..unusual() }] {
+    use Block::{AttentionSkip, KDiffusion, Resnet, Skip};
+    let two = |down: Block, up: Block, c: usize| Config {
+        channels: vec![c; 2],
+        down_blocks: vec![down; 2],
+        up_blocks: vec![up; 2],
+        in_channels: 3,
+        out_channels: 3,
+        ..unusual()
+    };
+    for config in [
+        Config::default(),
+        unusual(),
+        Config { classes: None, activation: Activation::Relu, ..unusual() },
+        Config { classes: Some(Classes::Timestep { labels: None }), activation: Activation::Gelu, ..unusual() },
+        Config { classes: Some(Classes::Timestep { labels: Some(7) }), ..unusual() },
+        Config { time_embedding: TimeEmbedding::Learned { steps: 90 }, upsampling: Sampling::Conv, ..unusual() },
+        Config { norm_num_groups: None, ..two(KDiffusion, KDiffusion, 32) },
+        Config { norm_num_groups: None, ..two(Skip, Skip, 16) },
+        two(AttentionSkip, AttentionSkip, 32),
+        two(Resnet, Resnet, 6),
+    ] {
         let map = config.to_json();
         assert_eq!(map["_class_name"], "UNet2DModel");
         assert_eq!(Config::from_json(&map).unwrap(), config);
@@ -166,17 +180,22 @@ fn missing_keys_take_the_defaults_of_diffusers() {
 #[test]
 fn unsupported_values_are_refused_by_name() {
     for (key, value) in [
-        ("time_embedding_type", json!("fourier")),
-        ("mid_block_type", json!(null)),
+        ("time_embedding_type", json!("rotary")),
+        ("num_train_timesteps", json!(-1)),
         ("mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn")),
-        ("downsample_type", json!("resnet")),
-        ("upsample_type", json!("resnet")),
-        ("act_fn", json!("gelu")),
-        ("class_embed_type", json!("timestep")),
-        ("dropout", json!(0.1)),
+        ("downsample_type", json!("fir")),
+        ("upsample_type", json!(2)),
+        ("act_fn", json!("tanh")),
+        ("act_fn", json!(null)),
+        ("class_embed_type", json!("identity")),
+        ("class_embed_type", json!("projection")),
+        ("dropout", json!(1)),
+        ("dropout", json!(-0.1)),
         ("downsample_padding", json!(2)),
         ("resnet_time_scale_shift", json!("spatial")),
         ("down_block_types", json!(["DownBlock2D", "SkipDownBlock2D", "DownBlock2D", "DownBlock2D"])),
+        ("down_block_types", json!(["DownBlock2D", "DownBlock2D", "DownBlock2D", "UpBlock2D"])),
+        ("up_block_types", json!(["KUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"])),
         ("up_block_types", json!("UpBlock2D")),
         ("block_out_channels", json!([128, 0, 256, 256])),
         ("block_out_channels", json!([128, 99_999_999, 256, 256])),
@@ -189,7 +208,8 @@ fn unsupported_values_are_refused_by_name() {
         ("norm_num_groups", json!(null)),
         ("norm_num_groups", json!(48)),
         ("attn_norm_num_groups", json!(48)),
-        ("attention_head_dim", json!(48)),
+        ("attention_head_dim", json!(257)),
+        ("attention_head_dim", json!(0)),
         ("norm_eps", json!(0)),
         ("freq_shift", json!(64)),
         ("center_input_sample", json!(1)),
@@ -203,6 +223,72 @@ fn unsupported_values_are_refused_by_name() {
         let error = Model::from_config(&config).map(|_| ()).expect_err(&format!("{key} = {value} was accepted"));
         assert!(error.to_string().contains(&format!("`{key}`")), "{key} = {value}: {error}");
     }
+}
+
+/// The remaining names of blocks that diffusers knows: each with the reason why they are refused.
+#[test]
+fn blocks_of_other_networks_are_refused_with_their_reasons() {
+    for (key, name, reason) in [
+        ("down_block_types", "CrossAttnDownBlock2D", "second input"),
+        ("down_block_types", "SimpleCrossAttnDownBlock2D", "second input"),
+        ("down_block_types", "KCrossAttnDownBlock2D", "second input"),
+        ("down_block_types", "DownEncoderBlock2D", "autoencoders"),
+        ("down_block_types", "AttnDownEncoderBlock2D", "autoencoders"),
+        ("up_block_types", "CrossAttnUpBlock2D", "second input"),
+        ("up_block_types", "SimpleCrossAttnUpBlock2D", "second input"),
+        ("up_block_types", "KCrossAttnUpBlock2D", "second input"),
+        ("up_block_types", "UpDecoderBlock2D", "autoencoders"),
+        ("up_block_types", "AttnUpDecoderBlock2D", "autoencoders"),
+        ("up_block_types", "MyBlock", "KUpBlock2D"),
+    ] {
+        let mut config = object(cifar10());
+        config[key][2] = json!(name);
+        let message = Config::from_json(&config).unwrap_err().to_string();
+        assert!([key, name, reason].iter().all(|part| message.contains(part)), "{name}: {message}");
+    }
+}
+
+#[test]
+fn other_spellings_mean_the_same() {
+    let plain = Config::from_json(&object(cifar10())).unwrap();
+    for (key, value) in [
+        ("act_fn", json!("SiLU")),
+        ("downsample_type", json!(null)),
+        ("upsample_type", json!("conv")),
+        ("time_embedding_dim", json!(0)),
+        ("num_train_timesteps", json!(1000)),
+        ("dropout", json!(0)),
+        ("up_block_types", json!(["UNetResUpBlock2D", "UpBlock2D", "UNetResAttnUpBlock2D", "UpBlock2D"])),
+    ] {
+        let mut config = object(cifar10());
+        config.insert(key.into(), value);
+        assert_eq!(Config::from_json(&config).unwrap(), plain, "{key}");
+    }
+}
+
+#[test]
+fn a_learned_time_embedding_needs_its_steps() {
+    let mut config = object(cifar10());
+    config.insert("time_embedding_type".into(), json!("learned"));
+    let message = Config::from_json(&config).unwrap_err().to_string();
+    assert!(message.contains("`num_train_timesteps`"), "{message}");
+    config.insert("num_train_timesteps".into(), json!(1000));
+    let model = Model::from_config(&config).unwrap();
+    assert_eq!(model.params().find("time_proj.weight").unwrap().shape, [1000, 128]);
+}
+
+/// Labels that are embedded as times have no row of the null condition.
+#[test]
+fn labels_as_times_know_no_null_condition() {
+    let mut config = object(cifar10());
+    config.insert("class_embed_type".into(), json!("timestep"));
+    let model = Model::from_config(&config).unwrap();
+    assert_eq!((model.classes(), model.has_null_condition()), (65_536, false));
+    config.insert("num_class_embeds".into(), json!(12));
+    assert_eq!(Model::from_config(&config).unwrap().classes(), 12);
+    config.insert("_tweedie_null_class".into(), json!(11));
+    let message = Config::from_json(&config).unwrap_err().to_string();
+    assert!(message.contains("`_tweedie_null_class`") && message.contains("timestep"), "{message}");
 }
 
 #[test]

@@ -114,13 +114,51 @@ fn compare_passes(
 }
 
 fn residual(file: &str) {
+    residual_filled(file, load);
+}
+
+/// Variants whose parameters follow from the formula of the script that makes their files.
+fn variant(name: &str) {
+    residual_filled(&format!("variant_{name}"), |model, tensors| {
+        let stored: BTreeMap<_, _> =
+            tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix("grad/")?, &t.shape))).collect();
+        let own: BTreeMap<_, _> = model.expected().iter().map(|p| (&*p.name, &p.shape)).collect();
+        assert_eq!(own, stored, "keys and shapes");
+        fill_by_formula(model, |key, shape, u| match key {
+            "class_embedding.weight" | "time_proj.weight" => u,
+            _ if !key.ends_with(".weight") => 0.1 * u,
+            _ if shape.len() == 1 => 1.0 + 0.25 * u,
+            _ => (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt() * u,
+        });
+    });
+}
+
+fn residual_filled(file: &str, fill: impl Fn(&mut Model, &Tensors)) {
     let tensors = golden(file);
     let mut model = Model::from_config(&config(file)).unwrap();
-    load(&mut model, &tensors);
+    fill(&mut model, &tensors);
     let mut report = Report::default();
     let grads = compare_passes(&mut report, &mut model, &tensors, ("predict", "output"), "output");
     compare_gradients(&mut report, &model, &tensors, &grads);
-    report.check(file, 3 + model.expected().len());
+    let weights = model.expected().iter().filter(|p| p.role == Role::Weight).count();
+    report.check(file, 3 + weights);
+}
+
+/// Parameters out of the numbers u in [-1, 1) that the scripts behind the golden files document, by key and shape.
+fn fill_by_formula(model: &mut Model, value: impl Fn(&str, &[usize], f64) -> f64) {
+    let mut params = model.expected().to_vec();
+    params.retain(|p| p.role != Role::Counter);
+    params.sort_by(|a, b| a.name.cmp(&b.name));
+    for (k, param) in params.iter().enumerate() {
+        let values = model.params_mut().get_mut(&param.name).unwrap();
+        for (j, x) in values.iter_mut().enumerate() {
+            let mut z = (((k as u64) << 32) + j as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^= z >> 31;
+            *x = value(&param.name, &param.shape, (z >> 11) as f64 * (-52f64).exp2() - 1.0) as f32;
+        }
+    }
 }
 
 fn compare_gradients(report: &mut Report, model: &Model, tensors: &Tensors, grads: &[f32]) {
@@ -161,32 +199,16 @@ fn book_small() {
     book("book", 8, load);
 }
 
-/// Parameters by the formula that the script behind the golden files documents.
 #[test]
 fn book_full() {
     book("book_full", 64, |model, _| {
-        let mut params = model.expected().to_vec();
-        params.retain(|p| p.role != Role::Counter);
-        params.sort_by(|a, b| a.name.cmp(&b.name));
-        for (k, param) in params.iter().enumerate() {
-            let fan_in: usize = param.shape[1..].iter().product();
-            let values = model.params_mut().get_mut(&param.name).unwrap();
-            for (j, value) in values.iter_mut().enumerate() {
-                let mut z = (((k as u64) << 32) + j as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-                z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-                z ^= z >> 31;
-                let u = (z >> 11) as f64 * (-52f64).exp2() - 1.0;
-                let norm = [".convs.1.weight", ".convs.4.weight"].iter().any(|end| param.name.ends_with(end));
-                *value = match &*param.name {
-                    "label_emb.weight" => u,
-                    _ if norm => 1.0 + 0.25 * u,
-                    name if name.ends_with("running_var") => 1.0 + 0.5 * u,
-                    name if name.ends_with(".weight") => (6.0 / fan_in as f64).sqrt() * u,
-                    _ => 0.1 * u,
-                } as f32;
-            }
-        }
+        fill_by_formula(model, |key, shape, u| match key {
+            "label_emb.weight" => u,
+            _ if [".convs.1.weight", ".convs.4.weight"].iter().any(|end| key.ends_with(end)) => 1.0 + 0.25 * u,
+            _ if key.ends_with("running_var") => 1.0 + 0.5 * u,
+            _ if key.ends_with(".weight") => (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt() * u,
+            _ => 0.1 * u,
+        });
     });
 }
 
@@ -220,6 +242,56 @@ fn residual_scale_shift_norm() {
     residual("residual_scale_shift_norm");
 }
 
+#[test]
+fn variant_adm() {
+    variant("adm");
+}
+
+#[test]
+fn variant_resampling() {
+    variant("resampling");
+}
+
+#[test]
+fn variant_score() {
+    variant("score");
+}
+
+#[test]
+fn variant_score_attention() {
+    variant("score_attention");
+}
+
+#[test]
+fn variant_mixed() {
+    variant("mixed");
+}
+
+#[test]
+fn variant_k_blocks() {
+    variant("k_blocks");
+}
+
+#[test]
+fn variant_learned() {
+    variant("learned");
+}
+
+#[test]
+fn variant_fourier_labels() {
+    variant("fourier_labels");
+}
+
+#[test]
+fn variant_odd() {
+    variant("odd");
+}
+
+#[test]
+fn variant_one_level() {
+    variant("one_level");
+}
+
 /// No golden file is left out above.
 #[test]
 fn every_file_is_compared() {
@@ -228,6 +300,7 @@ fn every_file_is_compared() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "safetensors") {
             let name = path.file_stem().unwrap().to_str().unwrap();
+            let name = name.strip_prefix("variant_").unwrap_or(name);
             assert!(source.contains(&format!("(\"{name}\"")), "{name} is not compared");
         }
     }

@@ -9,7 +9,7 @@ use ndarray_rand::rand::SeedableRng;
 use ndarray_rand::rand_distr::StandardNormal;
 use rand_chacha::ChaCha8Rng;
 use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, Role};
-use tweedie_unet::residual::{Block, Classes, Config, MidAttention, Null, TimeScaleShift};
+use tweedie_unet::residual::{Block, Classes, Config, MidAttention, Null, Sampling, TimeEmbedding, TimeScaleShift};
 use tweedie_unet::{BookConfig, Init, Model};
 
 fn images(seed: u64, n: usize, c: usize, side: usize) -> Array4<f32> {
@@ -26,16 +26,39 @@ fn tiny() -> Config {
         down_blocks: vec![Block::Plain, Block::Attention],
         up_blocks: vec![Block::Attention, Block::Plain],
         layers_per_block: 1,
-        norm_num_groups: 4,
+        norm_num_groups: Some(4),
         attention_head_dim: Some(4),
-        classes: Some(Classes { rows: 4, null: Null::LastRow }),
+        classes: Some(Classes::Table { rows: 4, null: Null::LastRow }),
         ..Config::default()
     }
 }
 
 /// [`tiny`] with whole vectors of channels, which the faster convolution needs on every instruction set.
 fn wide() -> Config {
-    Config { channels: vec![16, 32], norm_num_groups: 8, attention_head_dim: Some(16), ..tiny() }
+    Config { channels: vec![16, 32], norm_num_groups: Some(8), attention_head_dim: Some(16), ..tiny() }
+}
+
+/// [`tiny`] with residual blocks that resample.
+fn resampling() -> Config {
+    Config {
+        down_blocks: vec![Block::Resnet, Block::Attention],
+        up_blocks: vec![Block::Attention, Block::Resnet],
+        upsampling: Sampling::Resnet,
+        ..tiny()
+    }
+}
+
+/// Blocks that resample by filters, on images of three channels.
+fn filtering(block: Block) -> Config {
+    Config {
+        in_channels: 3,
+        out_channels: 3,
+        channels: vec![32; 2],
+        down_blocks: vec![block; 2],
+        up_blocks: vec![block; 2],
+        dropout: 0.1,
+        ..tiny()
+    }
 }
 
 fn residual(config: Config) -> Model {
@@ -64,7 +87,12 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 /// (d/dh) loss(parameters + h u, x + h v) by central differences equals <gradients, (u, v)>.
 ///
 /// `h` is the step, `tolerance` relative.
-fn check_directional_derivative(mut model: Model, h: f32, tolerance: f64) {
+fn check_directional_derivative(model: Model, h: f32, tolerance: f64) {
+    check_derivative(model, h, tolerance, 1.0);
+}
+
+/// The images move by `moved` times their direction: with dropout, none may move, or other elements are dropped.
+fn check_derivative(mut model: Model, h: f32, tolerance: f64, moved_images: f32) {
     let (x, times, condition) = batch();
     let cotangent = images(2, 4, 2, 8);
     let mut grads = vec![0.0; model.params().len()];
@@ -77,7 +105,8 @@ fn check_directional_derivative(mut model: Model, h: f32, tolerance: f64) {
         let spread = (gradient.len() as f32).sqrt();
         gradient.iter().zip(flat(&noise)).map(|(g, z)| g / size + z / spread).collect()
     };
-    let (u, v) = (direction(&grads, 3), direction(flat(&dx), 4));
+    let (u, mut v) = (direction(&grads, 3), direction(flat(&dx), 4));
+    v.iter_mut().for_each(|v| *v *= moved_images);
     let trained: Vec<bool> = {
         let mut trained = vec![false; model.params().len()];
         for p in model.expected().iter().filter(|p| p.role == Role::Weight) {
@@ -135,6 +164,8 @@ fn gradients_are_derivatives() {
         1e-3,
         5e-4,
     );
+    check_derivative(residual(Config { dropout: 0.2, ..tiny() }), 1e-3, 5e-4, 0.0);
+    check_directional_derivative(residual(resampling()), 1e-3, 5e-4);
     // Within any step some maximum changes hands: the error falls only in proportion to the step.
     check_directional_derivative(book(), 1e-4, 1e-2);
 }
@@ -143,7 +174,8 @@ fn gradients_are_derivatives() {
 fn step(mut model: Model, threads: usize) -> Vec<u32> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
-        let (x, times, condition) = batch();
+        let (_, times, condition) = batch();
+        let x = images(1, 4, model.in_channels(), 8);
         let mut grads = vec![0.0; model.params().len()];
         let predicted = model.predict(x.view(), &times, &condition).unwrap();
         let dx =
@@ -155,7 +187,8 @@ fn step(mut model: Model, threads: usize) -> Vec<u32> {
 
 #[test]
 fn same_bits_for_any_number_of_threads() {
-    for model in [residual(tiny()), residual(wide()), book()] {
+    let filtered = [Block::KDiffusion, Block::AttentionSkip].map(|block| residual(filtering(block)));
+    for model in [residual(tiny()), residual(wide()), residual(resampling()), book()].into_iter().chain(filtered) {
         let one = step(model.clone(), 1);
         assert!(one.iter().all(|&bits| f32::from_bits(bits).is_finite()));
         for threads in [2, 4] {
@@ -267,7 +300,7 @@ fn labels_are_checked() {
         let error = model.predict(x.view(), &times, &with(Some(3))).unwrap_err();
         assert!(message(&error).contains("sample 2 has label 3"), "{error}");
     }
-    let no_null = residual(Config { classes: Some(Classes { rows: 4, null: Null::Absent }), ..tiny() });
+    let no_null = residual(Config { classes: Some(Classes::Table { rows: 4, null: Null::Absent }), ..tiny() });
     assert_eq!((no_null.classes(), no_null.has_null_condition()), (4, false));
     assert!(no_null.predict(x.view(), &times, &with(Some(3))).is_ok());
     let error = no_null.predict(x.view(), &times, &with(None)).unwrap_err();
@@ -351,6 +384,109 @@ fn residual_branches_may_start_at_zero() {
     model.forward_backward(x.view(), &times, &condition, &mut |_| images(9, 4, 2, 8), &mut grads).unwrap();
     let range = model.params().find("conv_out.weight").unwrap().range.clone();
     assert!(flat::norm(&grads[range]) > 0.0);
+}
+
+/// One step's output and gradients.
+fn train(model: &Model, x: &Array4<f32>) -> (Array4<f32>, Vec<f32>) {
+    let (_, times, condition) = batch();
+    let (mut output, mut grads) = (Array4::zeros((0, 0, 0, 0)), vec![0.0; model.params().len()]);
+    let loss = &mut |y: ndarray::ArrayView4<'_, f32>| {
+        output = y.to_owned();
+        y.mapv(|y| y - 0.5)
+    };
+    model.clone().forward_backward(x.view(), &times, &condition, loss, &mut grads).unwrap();
+    (output, grads)
+}
+
+#[test]
+fn dropout_is_a_function_of_the_batch_and_absent_from_prediction() {
+    let (x, times, condition) = batch();
+    let (plain, dropping) = (residual(tiny()), residual(Config { dropout: 0.3, ..tiny() }));
+    let predict = |model: &Model| model.predict(x.view(), &times, &condition).unwrap();
+    assert_eq!(predict(&plain), predict(&dropping));
+    let once = train(&dropping, &x);
+    assert_eq!(once, train(&dropping, &x));
+    assert_ne!(once.0, train(&plain, &x).0);
+    // Another pixel is another draw, of that sample alone.
+    let mut other = x.clone();
+    other[[2, 0, 3, 3]] += 1e-3;
+    let changed = train(&dropping, &other).0;
+    for i in 0..4 {
+        let difference = common::relative_error(
+            changed.index_axis(Axis(0), i).to_slice().unwrap(),
+            once.0.index_axis(Axis(0), i).to_slice().unwrap(),
+        );
+        assert!(if i == 2 { difference > 1e-2 } else { difference == 0.0 }, "sample {i}: {difference}");
+    }
+}
+
+/// The mean of many draws, made by steps of x too small to matter themselves, is near the prediction, since the last layers
+/// are nearly linear in what is dropped.
+#[test]
+fn dropout_keeps_the_mean_of_a_last_layer() {
+    let mut model = residual(Config { dropout: 0.5, mid_attention: MidAttention::Without, ..tiny() });
+    // With every second convolution but the last at zero, one dropped tensor is left, and its mean is exact up to conv_norm_out.
+    let names: Vec<String> = model.expected().iter().map(|p| p.name.clone()).collect();
+    for name in names.iter().filter(|name| name.contains(".conv2.") && !name.starts_with("up_blocks.1.resnets.1")) {
+        model.params_mut().get_mut(name).unwrap().fill(0.0);
+    }
+    let weight = model.params_mut().get_mut("up_blocks.1.resnets.1.conv2.weight").unwrap();
+    weight.iter_mut().for_each(|w| *w *= 1e-2);
+    let (x, times, condition) = batch();
+    let expected = model.predict(x.view(), &times, &condition).unwrap();
+    let draws = 400;
+    let mut mean = Array4::<f32>::zeros(expected.dim());
+    let mut once = 0.0;
+    for i in 0..draws {
+        let output = train(&model, &(&x + i as f32 * 1e-7)).0;
+        once = common::relative_error(flat(&output), flat(&expected));
+        mean += &output;
+    }
+    let error = common::relative_error(flat(&(mean / draws as f32)), flat(&expected));
+    assert!(once > 1e-4 && error < once / 8.0, "one draw {once}, mean of {draws} {error}");
+}
+
+#[test]
+fn times_without_a_logarithm_or_a_row_are_refused() {
+    let (x, times, condition) = batch();
+    let refused = |model: &Model, time: f64, condition: &Condition, what: &str| {
+        let mut times = times.clone();
+        times[2] = time;
+        let error = model.predict(x.view(), &times, condition).unwrap_err();
+        assert!(message(&error).contains(what), "{error}");
+    };
+    let fourier = residual(Config { time_embedding: TimeEmbedding::Fourier, ..tiny() });
+    assert!(fourier.predict(x.view(), &times, &condition).is_ok());
+    refused(&fourier, 0.0, &condition, "logarithm");
+    refused(&fourier, -2.0, &condition, "logarithm");
+    let labels = Some(Classes::Timestep { labels: None });
+    let by_time = residual(Config { time_embedding: TimeEmbedding::Fourier, classes: labels, ..tiny() });
+    let with = |label| Condition::labels(vec![Some(1), Some(2), label, Some(1)]);
+    assert!(by_time.predict(x.view(), &times, &with(Some(40_000))).is_ok());
+    refused(&by_time, 1.0, &with(Some(0)), "logarithm");
+    refused(&by_time, 1.0, &with(None), "no label");
+    let learned =
+        residual(Config { time_embedding: TimeEmbedding::Learned { steps: 1000 }, classes: labels, ..tiny() });
+    assert_eq!(learned.classes(), 1000);
+    for time in [17.5, -1.0, 1000.0] {
+        refused(&learned, time, &with(Some(1)), "from 0 to 999");
+    }
+    refused(&learned, 1.0, &with(Some(1000)), "labels 0 to 999");
+}
+
+#[test]
+fn reflecting_filters_need_two_pixels() {
+    let blocks = vec![Block::KDiffusion; 2];
+    let model = residual(Config {
+        channels: vec![32; 2],
+        down_blocks: blocks.clone(),
+        up_blocks: blocks,
+        classes: None,
+        ..tiny()
+    });
+    let predict = |side| model.predict(images(1, 1, 2, side).view(), &[1.0], &Condition::none(1));
+    assert!(predict(4).is_ok());
+    assert!(message(&predict(2).unwrap_err()).contains("at least 4"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use tweedie_schedule::Variance;
 
 use crate::args::{ModelArg, ProcessArgs, names, prediction_names, svg_path};
 use crate::console;
+use crate::data::DataArgs;
 
 /// `tweedie eval`.
 #[derive(Args, Clone, Debug)]
@@ -28,10 +29,14 @@ pub struct EvalArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArg,
-    /// Data: mnist, a folder of IDX files, or numbers `[N,C,H,W]` in the model's range as .npy
+    /// Data: what train --data takes, or numbers `[N,C,H,W]` in the model's range as .npy; images of a folder get the
+    /// size of the model's
     /// [default: mnist for a network of its shape; an oracle draws its own]
     #[arg(long, value_name = "D")]
     pub data: Option<String>,
+    /// Size, colours and memory of the data.
+    #[command(flatten)]
+    pub data_options: DataArgs,
     /// What is computed, separated by commas; nll is the negative log-likelihood (fid and accuracy are not there yet)
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "nll", value_parser = names("nll, fid, accuracy"))]
     pub metrics: Vec<String>,

@@ -7,11 +7,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use ndarray::{Array, Array4, ArrayD, Axis, Ix4};
 use ndarray_npy::{ReadNpyExt, ReadableElement};
-use tweedie_data::{Dataset, Range, Split, permutation};
+use tweedie_data::{Range, Split, permutation};
 use tweedie_denoiser::Condition;
 use tweedie_schedule::NoiseLevel;
 
 use super::args::{EvalArgs, LabelChoice};
+use crate::args::Common;
 use crate::console::usage;
 use crate::model::Loaded;
 
@@ -53,14 +54,14 @@ impl Data {
 ///
 /// # Errors
 /// If there is none for this model, it is damaged or of another shape, or labels are asked for that are not there.
-pub fn open(model: &Loaded, args: &EvalArgs) -> Result<Data> {
+pub fn open(model: &Loaded, args: &EvalArgs, common: &Common) -> Result<Data> {
     let split = args.split.map(Split::from);
     match (&args.data, model) {
         (Some(path), _) if is_npy(path) => {
             refuse_split(args, path)?;
             from_npy(model, args, path)
         }
-        (Some(name), _) => from_dataset(model, args, name, split.unwrap_or(Split::Test)),
+        (Some(name), _) => from_dataset(model, args, name, split.unwrap_or(Split::Test), common),
         (None, Loaded::Network(network)) => {
             let shape = network.network.image_shape();
             if shape != Some([1, 28, 28]) {
@@ -70,7 +71,7 @@ pub fn open(model: &Loaded, args: &EvalArgs) -> Result<Data> {
                     shape.map_or("images whose size its config does not tell".to_owned(), images)
                 )));
             }
-            from_dataset(model, args, "mnist", split.unwrap_or(Split::Test))
+            from_dataset(model, args, "mnist", split.unwrap_or(Split::Test), common)
         }
         (None, Loaded::Oracle(oracle)) => {
             refuse_split(args, "what an oracle draws")?;
@@ -112,11 +113,15 @@ fn chosen(model: &Loaded, args: &EvalArgs, available: usize) -> Vec<usize> {
     permutation(available, args.seed, 0).into_iter().take(count).map(|i| i as usize).collect()
 }
 
-fn from_dataset(model: &Loaded, args: &EvalArgs, name: &str, split: Split) -> Result<Data> {
-    let data = Dataset::open(name, split).context("--data")?;
+fn from_dataset(model: &Loaded, args: &EvalArgs, name: &str, split: Split, common: &Common) -> Result<Data> {
+    let shape = match model {
+        Loaded::Network(network) => network.network.image_shape(),
+        Loaded::Oracle(oracle) => Some(oracle.oracle.shape()),
+    };
+    let data = crate::data::open(name, split, &args.data_options.options_for(name, shape)?, common)?;
     check_shape(model, data.name(), data.shape())?;
     let indices = chosen(model, args, data.len());
-    let batch = data.batch(&indices, model.range());
+    let batch = data.batch(&indices, model.range())?;
     let labels = data.labels().map(|_| batch.labels.into_iter().map(Some).collect());
     let condition = condition(model, args, labels, data.name(), indices.len())?;
     Ok(Data {

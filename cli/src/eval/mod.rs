@@ -26,8 +26,8 @@ pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
         crate::sample::check_directory(path)?;
     }
     let start = Instant::now();
-    let model = model::open(args.model.model.as_deref())?;
-    let data = data::open(&model, args)?;
+    let model = model::open(args.model.model.as_deref(), args.model.variant.as_deref())?;
+    let data = data::open(&model, args, common)?;
     let result = likelihood::run(&model, &data, args, common)?;
     let seconds = start.elapsed();
     if let Some(path) = &args.plot {

@@ -130,10 +130,13 @@ impl Layout {
         let (width, height) = self.size();
         let mut canvas = Canvas { width, height, rgb: PAPER.repeat(width * height) };
         let column_left = |column: usize| MARGIN + column * (self.width * self.scale + GAP);
+        // The name of a class may be longer than its column is wide.
+        let fits = (self.header_width() / (8 * self.letter())).max(1);
         for (column, header) in self.headers.iter().enumerate() {
+            let header: String = header.chars().take(fits).collect();
             let text_width = 8 * self.letter() * header.chars().count();
             let left = (column_left(column) + self.header_width() / 2).saturating_sub(text_width / 2);
-            canvas.write(header, left, MARGIN, self.letter());
+            canvas.write(&header, left, MARGIN, self.letter());
         }
         for (sample, &(column, row)) in samples.axis_iter(Axis(0)).zip(&self.cells) {
             let top = MARGIN + self.header_height() + row * (self.height * self.scale + GAP);

@@ -40,7 +40,7 @@ pub fn run(args: &SampleArgs, common: &Common) -> Result<()> {
             path.display()
         )));
     }
-    let model = model::open(args.model.model.as_deref())?;
+    let model = model::open(args.model.model.as_deref(), args.model.variant.as_deref())?;
     let spec = plan::scheduler(&model, &args.into())?;
     let steps = plan::steps(args.steps.map(Into::into), &spec)?;
     let noise_file = args.noise.as_deref().map(NoiseFile::open).transpose()?;
@@ -48,7 +48,7 @@ pub fn run(args: &SampleArgs, common: &Common) -> Result<()> {
     let labelled = arrangement.labels.iter().any(Option::is_some);
     let guidance = plan::guidance(args.guidance, &model, labelled)?;
     let shape = plan::shape(&model, arrangement.labels.len(), args.size)?;
-    let output = Output::plan(&args.out, shape, &arrangement)?;
+    let output = Output::plan(&args.out, shape, &arrangement, model.class_names())?;
     let draws = plan::draws(&model, &spec, steps)?;
     if let Some(path) = &args.save_noise {
         output::check_directory(path)?;

@@ -31,12 +31,12 @@ impl Output {
     ///
     /// # Errors
     /// If the suffix is unknown, the directory is missing, or samples of that shape cannot be drawn.
-    pub fn plan(path: &Path, shape: [usize; 4], arrangement: &Arrangement) -> Result<Self> {
+    pub fn plan(path: &Path, shape: [usize; 4], arrangement: &Arrangement, class_names: &[String]) -> Result<Self> {
         check_directory(path)?;
         let suffix = path.extension().map(|s| s.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         match suffix.as_str() {
             "png" => {
-                let headers = arrangement.headers.iter().map(|label| labels::name(*label)).collect();
+                let headers = arrangement.headers.iter().map(|label| labels::header(*label, class_names)).collect();
                 Ok(Self::Png(Layout::new(shape, &arrangement.columns, headers)?))
             }
             "npy" => Ok(Self::Npy),

@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 
 use super::config::{PRESETS, RunConfig};
 use crate::console;
+use crate::data::DataArgs;
 use tweedie_schedule::Variance;
 use tweedie_train::{Loss, LrDecay, RunLength, StepSampling, WeightingConfig};
 
@@ -31,12 +32,15 @@ Examples:
   tweedie train --data mnist                          the bundled digits, to runs/mnist
   tweedie train --preset tiny --steps 100             a minute's try
   tweedie train --data mnist --minutes 30             as many steps as there is time for
+  tweedie train --data cifar-10-batches-bin --preset cifar10 --flip
+  tweedie train --data photos --size 32 --preset cifar10
   tweedie train --out runs/mnist --resume             go on where a run was stopped
   tweedie train --config my.toml --out runs/mine      options from a file; see train.toml of any run
 
 The run's directory is a model: tweedie sample --model runs/mnist. Ctrl-C saves and stops.")]
 pub struct TrainArgs {
-    /// What to train on: mnist (bundled), or a folder of IDX files [default: mnist]
+    /// What to train on: mnist (bundled); a folder of IDX files, of CIFAR-10's binary files, or of images with a subfolder for
+    /// each class; .npy or .npz [default: mnist]
     #[arg(long, value_name = "D")]
     pub data: Option<String>,
     /// Network and options that go together [default: mnist]
@@ -64,6 +68,13 @@ pub struct TrainArgs {
     /// Minutes between two checkpoints within an epoch
     #[arg(long, value_name = "M", help_heading = "Length", value_parser = positive)]
     pub checkpoint_minutes: Option<f64>,
+
+    /// Size, colours and memory of the data.
+    #[command(flatten)]
+    pub data_options: DataArgs,
+    /// Mirror each image left to right with probability one half
+    #[arg(long, help_heading = "Data")]
+    pub flip: bool,
 
     /// Images per step
     #[arg(long, value_name = "B", help_heading = "Options")]
@@ -141,7 +152,10 @@ impl TrainArgs {
             }
         }
         set(&mut run.data, &self.data);
+        set(&mut run.size, &self.data_options.size);
+        set(&mut run.colour, &self.data_options.colour);
         let train = &mut run.train;
+        train.flip |= self.flip;
         set(&mut train.length, &self.epochs.map(|n| RunLength::Epochs(n.get())));
         set(&mut train.length, &self.steps.map(|n| RunLength::Steps(n.get())));
         set(&mut train.length, &self.minutes.map(RunLength::Minutes));

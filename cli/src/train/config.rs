@@ -9,10 +9,13 @@ use tweedie_data::{Dataset, Range};
 use tweedie_denoiser::Network;
 use tweedie_schedule::{Prediction, TimestepMapping, Variance};
 use tweedie_train::{AdamW, LrDecay, NoiseConfig, RunLength, TrainConfig};
+use tweedie_unet::residual::TimeEmbedding;
 use tweedie_unet::{Init, Model};
 
+use crate::data::{ColourName, Size};
+
 /// The names of the presets.
-pub const PRESETS: [&str; 3] = ["mnist", "tiny", "book"];
+pub const PRESETS: [&str; 4] = ["mnist", "tiny", "book", "cifar10"];
 
 /// How JSON's null is written in TOML, which has none.
 const NULL: &str = "none";
@@ -27,6 +30,15 @@ pub struct RunConfig {
     /// The data set, as `--data` names it.
     #[serde(default = "mnist")]
     pub data: String,
+    /// Height and width that the images of a folder are brought to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// The colours that the images of a folder are read in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colour: Option<ColourName>,
+    /// The names of the classes, where the data have them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// How the network starts.
     #[serde(default)]
     pub init: InitName,
@@ -174,10 +186,35 @@ impl RunConfig {
                 },
                 json!({ "_class_name": "UNetCond" }),
             ),
+            "cifar10" => (
+                InitName::ZeroResidual,
+                SamplesConfig::default(),
+                TrainConfig {
+                    length: RunLength::Epochs(50),
+                    lr: 4e-4,
+                    lr_warmup: 1000,
+                    lr_decay: LrDecay::Cosine,
+                    prediction: Prediction::V,
+                    noise: NoiseConfig { schedule: "cosine".to_owned(), ..NoiseConfig::default() },
+                    ..TrainConfig::default()
+                },
+                json!({
+                    "_class_name": "UNet2DModel",
+                    "block_out_channels": [64, 128, 128],
+                    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+                    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+                    "layers_per_block": 2,
+                    "attention_head_dim": 64,
+                    "norm_num_groups": 16,
+                }),
+            ),
             other => bail!("there is no preset named \"{other}\"; choose one of: {}", PRESETS.join(", ")),
         };
         let network = self::network(network);
-        Ok(Self { preset: name.to_owned(), data: mnist(), init, samples, train, network })
+        // The images of CIFAR are not bundled.
+        let data = if name == "cifar10" { String::new() } else { mnist() };
+        let (size, colour, class_names) = (None, None, Vec::new());
+        Ok(Self { preset: name.to_owned(), data, size, colour, class_names, init, samples, train, network })
     }
 
     /// Reads a file as a run writes it.
@@ -209,6 +246,9 @@ impl RunConfig {
     /// # Errors
     /// The first one that is out of range.
     pub fn validate(&self) -> Result<()> {
+        if self.data.is_empty() {
+            bail!("the preset {} needs data: give --data, such as --data cifar-10-batches-bin", self.preset);
+        }
         self.train.validate()?;
         self.samples.validate(self.train.noise.train_steps)
     }
@@ -233,6 +273,7 @@ impl RunConfig {
     /// If the network's keys are wrong, or it does not fit the data or the training options.
     pub fn build(&mut self, data: &Dataset) -> Result<Model> {
         let [channels, height, width] = data.shape();
+        self.class_names = data.class_names().to_vec();
         let class = self.network.get("_class_name").and_then(Value::as_str).unwrap_or("UNet2DModel").to_owned();
         self.network.entry("_class_name").or_insert_with(|| json!(class));
         // A prediction, and beside it a variance where that is learned.
@@ -258,9 +299,10 @@ impl RunConfig {
             default("out_channels", json!(outputs));
             default("sample_size", if height == width { json!(height) } else { json!([height, width]) });
             if data.labels().is_some() && !self.network.contains_key("num_class_embeds") {
-                // One row more for the null condition, which only the dropping of labels trains.
+                // One row more for the null condition, which only the dropping of labels trains; without a table, there is none.
                 let classes = data.classes();
-                let null = self.train.label_dropout > 0.0;
+                let table = self.network.get("class_embed_type").is_none_or(Value::is_null);
+                let null = table && self.train.label_dropout > 0.0;
                 self.network.insert("num_class_embeds".to_owned(), json!(classes + usize::from(null)));
                 if null {
                     self.network.insert("_tweedie_null_class".to_owned(), json!(classes));
@@ -280,6 +322,7 @@ impl RunConfig {
             );
         }
         let mut model = Model::from_config(&self.network).context("the network cannot be built")?;
+        check_steps(&model, self.train.noise.train_steps)?;
         if learned && class == "UNetCond" {
             bail!(
                 "a network of the class UNetCond has no output for a variance; choose a fixed one with --variance, or the class \
@@ -336,6 +379,9 @@ impl RunConfig {
         if let Some(scale) = self.guidance(network) {
             config.insert(crate::model::GUIDANCE_KEY.to_owned(), json!(scale));
         }
+        if network.classes() > 0 && !self.class_names.is_empty() {
+            config.insert(crate::model::CLASS_NAMES_KEY.to_owned(), json!(self.class_names));
+        }
         Value::Object(config)
     }
 
@@ -390,6 +436,23 @@ impl RunConfig {
     /// What the network predicts.
     pub fn prediction(&self) -> Prediction {
         self.train.prediction
+    }
+}
+
+/// Whether the network's time embedding takes the steps 0 to `train_steps - 1`.
+fn check_steps(model: &Model, train_steps: usize) -> Result<()> {
+    let Model::Residual(network) = model else { return Ok(()) };
+    match network.config().time_embedding {
+        TimeEmbedding::Positional => Ok(()),
+        TimeEmbedding::Learned { steps } if steps >= train_steps => Ok(()),
+        TimeEmbedding::Learned { steps } => bail!(
+            "the network learns a vector for each of {steps} steps, and noise.train_steps is {train_steps}; set \
+             num_train_timesteps to it"
+        ),
+        TimeEmbedding::Fourier => bail!(
+            "a Fourier embedding takes the logarithm of the time, and the steps of a training begin with 0; choose \
+             time_embedding_type = \"positional\" or \"learned\""
+        ),
     }
 }
 
@@ -479,7 +542,10 @@ mod tests {
             assert_eq!(read(name).unwrap().preset, name);
         }
         let message = read("../elsewhere").unwrap_err().to_string();
-        assert!(message.contains("../elsewhere") && message.contains("mnist, tiny, book or custom"), "{message}");
+        assert!(
+            message.contains("../elsewhere") && message.contains("mnist, tiny, book, cifar10 or custom"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -515,6 +581,15 @@ mod tests {
             change(&mut run);
             format!("{:#}", run.build(&data).unwrap_err())
         };
+        let message = build(|run| {
+            run.network.insert("time_embedding_type".to_owned(), json!("fourier"));
+        });
+        assert!(message.contains("logarithm") && message.contains("time_embedding_type"), "{message}");
+        let message = build(|run| {
+            run.network.insert("time_embedding_type".to_owned(), json!("learned"));
+            run.network.insert("num_train_timesteps".to_owned(), json!(999));
+        });
+        assert!(message.contains("999 steps") && message.contains("num_train_timesteps"), "{message}");
         let message = build(|run| run.train.range = Range::ZeroOne);
         assert!(message.contains("range = \"minus-one-one\""), "{message}");
         let message = build(|run| {

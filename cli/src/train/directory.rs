@@ -19,7 +19,7 @@ use tweedie_checkpoint::{Config, Dtype, atomic_write, read_config};
 use tweedie_denoiser::Params;
 use tweedie_train::log::{self, LogRow};
 
-use crate::model;
+use crate::model::{self, Layout};
 
 /// Where runs go unless told otherwise.
 pub const RUNS: &str = "runs";
@@ -203,7 +203,8 @@ impl RunDirectory {
     /// # Errors
     /// If a file cannot be written.
     pub fn write_model(&self, network: &Value, scheduler: &Value, params: &Params) -> Result<()> {
-        model::write(&self.root, network, Some(scheduler), params, Dtype::F32)
+        let layout = Layout::usual(network["_class_name"].as_str().unwrap_or_default(), true);
+        model::write(&self.root, layout, network, Some(scheduler), params, Dtype::F32)
     }
 
     /// Opens `log.csv` for a run that has done `step` steps: later rows are dropped, and a missing log is started.

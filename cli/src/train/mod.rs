@@ -18,7 +18,8 @@ use tweedie_train::{Hooks, RunEnd, StepReport, TrainError, Trainer};
 use tweedie_unet::Model;
 
 use crate::args::Common;
-use crate::{console, model};
+use crate::data::DataArgs;
+use crate::{console, data, model};
 
 pub use args::TrainArgs;
 use config::{PRESETS, RunConfig};
@@ -36,7 +37,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let lock = directory.lock()?;
     // Another process may have been faster, and ended already.
     let free = if args.resume { Ok(()) } else { check_free(&directory) };
-    let result = free.and_then(|()| train(&directory, &mut run, args.resume, common));
+    let result = free.and_then(|()| train(&directory, &mut run, args, common));
     directory.discard_if_empty(lock);
     result
 }
@@ -106,8 +107,11 @@ fn check(run: &RunConfig) -> Result<()> {
     run.validate().map_err(|error| console::usage(error.to_string()))
 }
 
-fn train(directory: &RunDirectory, run: &mut RunConfig, resume: bool, common: &Common) -> Result<()> {
-    let data = Dataset::open(&run.data, Split::Train)?;
+fn train(directory: &RunDirectory, run: &mut RunConfig, args: &TrainArgs, common: &Common) -> Result<()> {
+    let resume = args.resume;
+    // A resumed run reads its images as it has done so far.
+    let read = DataArgs { size: run.size, colour: run.colour, ..args.data_options.clone() };
+    let data = data::open(&run.data, Split::Train, &read.options(), common)?;
     if run.train.batch > data.len() {
         bail!(
             "a batch of {} images is more than {} has, which are {}; choose --batch {} or less",
@@ -185,7 +189,7 @@ fn check_recorded(directory: &RunDirectory, architecture: &Value) -> Result<()> 
 /// A run that was killed before its first checkpoint has no state, and starts again; one that has lost it does not.
 fn check_fresh(directory: &RunDirectory, trainer: &Trainer<'_>) -> Result<()> {
     let trained = || {
-        let written = model::open_network(Some(directory.root()));
+        let written = model::open_network(Some(directory.root()), None);
         written.is_ok_and(|written| written.network.params().values() != trainer.params().values())
     };
     if directory.has_logged()? || trained() {
@@ -215,9 +219,11 @@ fn opening(
         format!("training to {root}")
     };
     format!(
-        "{start}: {class} with {parameters} parameters on {} ({} images of {c} x {h} x {w}), {} steps per epoch",
+        "{start}: {class} with {parameters} parameters on {} ({} images of {c} x {h} x {w}{}{}), {} steps per epoch",
         data.name(),
         data.len(),
+        if data.classes() > 0 { format!(" in {} classes", data.classes()) } else { String::new() },
+        if data.is_on_disk() { ", read from disk" } else { "" },
         trainer.steps_per_epoch()
     )
 }

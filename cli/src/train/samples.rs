@@ -35,7 +35,7 @@ pub fn grid(network: &dyn Network, run: &RunConfig, shape: [usize; 3], stop: &At
     };
     let [c, h, w] = shape;
     let shape = [arrangement.labels.len(), c, h, w];
-    let headers = arrangement.headers.iter().map(|label| labels::name(*label)).collect();
+    let headers = arrangement.headers.iter().map(|label| labels::header(*label, &run.class_names)).collect();
     // Whether there can be a picture is known before the work.
     let layout = Layout::new(shape, &arrangement.columns, headers)?;
 

@@ -24,20 +24,25 @@ fn values_and_slopes_agree_with_f64_for_every_instruction_set() {
 }
 
 #[test]
-fn silu_is_accurate_over_all_magnitudes() {
+fn smooth_activations_are_accurate_over_all_magnitudes() {
     let x: Vec<f32> = (-3000..3000).map(|i| i as f32 * 0.05).chain((-37..38).map(|e| 10f32.powi(e))).collect();
-    let mut y = vec![0.0; x.len()];
-    let mut slope = vec![0.0; x.len()];
-    forward(Act::Silu, &x, &mut y);
-    backward(Act::Silu, &x, &vec![1.0; x.len()], &mut slope);
-    for ((&x, &y), &slope) in x.iter().zip(&y).zip(&slope) {
-        let wide = f64::from(x);
-        let exact = testing::act(Act::Silu, wide);
-        // Relative, down to where f32 itself becomes coarse.
-        assert!((f64::from(y) - exact).abs() <= 5e-7 * exact.abs() + 1e-36, "SiLU({x}) = {y}, exactly {exact}");
-        let s = 1.0 / (1.0 + (-wide).exp());
-        let exact = s * (1.0 + wide * (1.0 - s));
-        assert!((f64::from(slope) - exact).abs() <= 6e-7, "SiLU'({x}) = {slope}, exactly {exact}");
+    for (act, relative) in [(Act::Silu, 5e-7), (Act::Gelu, 5e-6), (Act::Mish, 5e-7)] {
+        let mut y = vec![0.0; x.len()];
+        let mut slope = vec![0.0; x.len()];
+        forward(act, &x, &mut y);
+        backward(act, &x, &vec![1.0; x.len()], &mut slope);
+        for ((&x, &y), &slope) in x.iter().zip(&y).zip(&slope) {
+            let wide = f64::from(x);
+            let exact = testing::act(act, wide);
+            // Relative, down to where f32 itself becomes coarse. The exponent -x^2/2 of GELU is large in its tail, and so is
+            // its rounding.
+            assert!(
+                (f64::from(y) - exact).abs() <= relative * exact.abs() + 1e-36,
+                "{act:?}({x}) = {y}, exactly {exact}"
+            );
+            let exact = testing::slope(act, wide);
+            assert!((f64::from(slope) - exact).abs() <= 6e-7, "{act:?}'({x}) = {slope}, exactly {exact}");
+        }
     }
 }
 
@@ -61,12 +66,14 @@ fn the_slope_of_relu_at_zero_is_zero() {
 fn bits_do_not_depend_on_threads() {
     let len = 3 * CHUNK + 13;
     let (x, dy) = (numbers(len, 1), numbers(len, 2));
-    assert_same_bits_for_any_pool(|| {
-        let (mut y, mut dx) = (vec![0.0; len], numbers(len, 3));
-        forward(Act::Silu, &x, &mut y);
-        backward(Act::Silu, &x, &dy, &mut dx);
-        vec![y, dx]
-    });
+    for act in ACTS {
+        assert_same_bits_for_any_pool(|| {
+            let (mut y, mut dx) = (vec![0.0; len], numbers(len, 3));
+            forward(act, &x, &mut y);
+            backward(act, &x, &dy, &mut dx);
+            vec![y, dx]
+        });
+    }
 }
 
 #[test]

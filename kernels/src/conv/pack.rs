@@ -27,8 +27,12 @@ impl Panels {
     pub(super) fn new(isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
         let vectors = panel_vectors(isa, outputs);
         let width = (vectors * lanes(isa)).max(1);
-        let values = vec![0.0; outputs.div_ceil(width) * width * taps * channels];
+        let values = vec![0.0; Self::floats(isa, taps, channels, outputs)];
         Self { isa, vectors, width, taps, channels, outputs, values }
+    }
+
+    fn floats(isa: Isa, taps: usize, channels: usize, outputs: usize) -> usize {
+        outputs.next_multiple_of((panel_vectors(isa, outputs) * lanes(isa)).max(1)) * taps * channels
     }
 
     /// Writes `weight(output, channel, tap)` in panel order.
@@ -132,6 +136,15 @@ impl Filter {
         Self { transformed: false, forward_winograd: None, ..Self::new(kernel, c_in, c_out) }
     }
 
+    /// Floats that a filter takes for the forward pass: [`Filter::same`] of stride 1, and [`Filter::strided`].
+    pub fn forward_floats(kernel: usize, stride: usize, c_in: usize, c_out: usize) -> usize {
+        let isa = Isa::best();
+        if stride == 1 && WinogradPanels::fits(isa, kernel, c_in, c_out) {
+            return WinogradPanels::floats(isa, c_in, c_out);
+        }
+        Panels::floats(isa, kernel * kernel, c_in, c_out)
+    }
+
     /// A filter of zeros for a given instruction set, so that each can be tested.
     pub(super) fn for_isa(isa: Isa, kernel: usize, c_in: usize, c_out: usize) -> Self {
         let taps = kernel * kernel;
@@ -195,6 +208,13 @@ impl Filter {
 
     pub(super) fn backward_winograd(&self) -> Option<&WinogradPanels> {
         self.backward_winograd.as_ref().filter(|_| self.has_backward)
+    }
+
+    /// Floats that are kept.
+    #[cfg(test)]
+    pub(super) fn floats(&self) -> usize {
+        let transformed = [&self.forward_winograd, &self.backward_winograd].into_iter().flatten();
+        transformed.map(WinogradPanels::len).sum::<usize>() + self.forward.values.len() + self.backward.values.len()
     }
 
     /// The instruction set that it was packed for.

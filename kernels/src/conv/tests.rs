@@ -330,3 +330,17 @@ fn a_filter_for_the_same_size_is_not_for_others() {
     filter.pack(&random(d.weight_len(), 1), false);
     forward(&d, &random(d.in_len(), 2), &filter, None, &mut vec![0.0; d.out_len()]);
 }
+
+#[test]
+fn the_size_of_a_filter_is_known_before_it_is_made() {
+    for (kernel, c_in, c_out) in [(3, 64, 96), (3, 1, 64), (3, 5, 7), (1, 64, 3), (1, 30, 40), (3, 128, 2)] {
+        for stride in [1, 2] {
+            let filter = match stride {
+                1 => Filter::same(kernel, c_in, c_out),
+                _ => Filter::strided(kernel, c_in, c_out),
+            };
+            let floats = Filter::forward_floats(kernel, stride, c_in, c_out);
+            assert_eq!(filter.floats(), floats, "{kernel}, {stride}, {c_in}, {c_out}");
+        }
+    }
+}

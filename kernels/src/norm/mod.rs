@@ -17,7 +17,7 @@
 pub mod batch;
 pub mod group;
 
-use crate::act::{Act, Activation, Identity, Relu, Silu};
+use crate::act::{Act, Activation, per_act};
 use crate::lanes::{MAX_LANES, get, put};
 use crate::simd::{Simd, WithSimd, dispatch};
 
@@ -222,11 +222,7 @@ impl WithSimd for Apply<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        match self.act {
-            Act::None => self.run::<S, Identity>(s),
-            Act::Silu => self.run::<S, Silu>(s),
-            Act::Relu => self.run::<S, Relu>(s),
-        }
+        per_act!(self.act, A => self.run::<S, A>(s));
     }
 }
 
@@ -292,11 +288,7 @@ impl WithSimd for BackwardSums<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        match self.act {
-            Act::None => self.run::<S, Identity>(s),
-            Act::Silu => self.run::<S, Silu>(s),
-            Act::Relu => self.run::<S, Relu>(s),
-        }
+        per_act!(self.act, A => self.run::<S, A>(s));
     }
 }
 
@@ -397,11 +389,7 @@ impl WithSimd for ApplyBackward<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        match self.act {
-            Act::None => self.run::<S, Identity>(s),
-            Act::Silu => self.run::<S, Silu>(s),
-            Act::Relu => self.run::<S, Relu>(s),
-        }
+        per_act!(self.act, A => self.run::<S, A>(s));
     }
 }
 

@@ -67,17 +67,6 @@ fn normalised(x: f64, table: &[f32], c: usize, k: usize) -> (f64, f64) {
     (x - mean, (x - mean) * p + b)
 }
 
-fn slope(act: Act, z: f64) -> f64 {
-    match act {
-        Act::None => 1.0,
-        Act::Relu => f64::from(u8::from(z > 0.0)),
-        Act::Silu => {
-            let s = 1.0 / (1.0 + (-z).exp());
-            s * (1.0 + z * (1.0 - s))
-        }
-    }
-}
-
 #[test]
 fn passes_agree_with_f64_for_every_instruction_set() {
     for &isa in Isa::available() {
@@ -99,7 +88,7 @@ fn passes_agree_with_f64_for_every_instruction_set() {
                 for i in 0..rows * c {
                     let k = i % c;
                     let (centred, z) = normalised(f64::from(x[i]), &table, c, k);
-                    let dz = slope(act, z) * f64::from(dy[i]);
+                    let dz = testing::slope(act, z) * f64::from(dy[i]);
                     exact_y.push(testing::act(act, z));
                     exact_sums[k] += dz;
                     exact_sums[c + k] += dz * centred;

@@ -119,7 +119,7 @@ fn the_network_is_lent_with_the_averaged_weights_and_gets_its_own_back() {
     }
     let mut averaged = Tiny::new(4, 3, 9, false);
     averaged.params_mut().values_mut().copy_from_slice(ema.values());
-    let batch = data.batch(&[0, 1], Range::MinusOneOne).images;
+    let batch = data.batch(&[0, 1], Range::MinusOneOne).unwrap().images;
     let condition = Condition::labels(vec![Some(0), None]);
     let expected = tweedie_denoiser::Network::predict(&averaged, batch.view(), &[1.0, 3.0], &condition).unwrap();
     let lent = trainer.with_ema(|net| net.predict(batch.view(), &[1.0, 3.0], &condition).unwrap());

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::{Tiny, config, toy_data};
 use serde_json::{Value, json};
-use tweedie_data::Dataset;
+use tweedie_data::{Dataset, OpenOptions, Split};
 use tweedie_denoiser::NetworkGrad;
 use tweedie_train::{Hooks, LrDecay, RunEnd, RunLength, StepReport, StepSampling, TrainConfig, TrainError, Trainer};
 
@@ -19,6 +19,22 @@ fn data() -> Dataset {
 /// A network whose parameters fill more than one chunk of the optimiser.
 fn net() -> Tiny {
     Tiny::new(4, 3, SIDE * SIDE, true)
+}
+
+/// The same images as a folder of files that stay on disk.
+fn on_disk(folder: &Path, memory: &Dataset) -> Dataset {
+    let header = [0x0803, memory.len() as u32, SIDE as u32, SIDE as u32].map(u32::to_be_bytes).concat();
+    let pixels = (0..memory.len()).flat_map(|i| memory.image(i).unwrap().into_owned());
+    std::fs::write(folder.join("train-images-idx3-ubyte"), header.into_iter().chain(pixels).collect::<Vec<_>>())
+        .unwrap();
+    let labels = memory.labels().unwrap().iter().map(|&label| label as u8);
+    let header = [0x0801, memory.len() as u32].map(u32::to_be_bytes).concat();
+    std::fs::write(folder.join("train-labels-idx1-ubyte"), header.into_iter().chain(labels).collect::<Vec<_>>())
+        .unwrap();
+    let options = OpenOptions { memory_limit: 0, ..OpenOptions::default() };
+    let data = Dataset::open_with(folder.to_str().unwrap(), Split::Train, &options).unwrap();
+    assert!(data.is_on_disk());
+    data
 }
 
 /// Everything that a run computes, as bits.
@@ -47,6 +63,65 @@ fn vectors(trainer: &Trainer<'_>) -> [Vec<u32>; 4] {
 
 fn with_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+}
+
+#[test]
+fn a_run_that_reads_ahead_from_disk_and_is_resumed_has_the_bits_of_one_in_memory() {
+    struct Stop<'a> {
+        after: u64,
+        stop: &'a AtomicBool,
+        losses: Vec<u64>,
+    }
+    impl Hooks for Stop<'_> {
+        fn step(&mut self, report: &StepReport) -> Result<(), TrainError> {
+            self.losses.push(report.loss.to_bits());
+            self.stop.store(report.step == self.after, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let memory = data();
+    let disk = on_disk(folder.path(), &memory);
+    let config = TrainConfig { flip: true, length: RunLength::Steps(14), ..config() };
+    let mut straight = Bits::default();
+    let mut network = net();
+    straight.steps(&mut Trainer::new(&mut network, &memory, config.clone()).unwrap(), 14);
+    let mut losses = Vec::new();
+    let path = folder.path().join("state.safetensors");
+    for (after, data) in [(4, &disk), (9, &memory), (14, &disk)] {
+        let stop = AtomicBool::new(false);
+        let mut network = net();
+        let mut trainer = Trainer::new(&mut network, data, config.clone()).unwrap();
+        if after > 4 {
+            trainer.load_state(&path).unwrap();
+        }
+        let mut hooks = Stop { after, stop: &stop, losses: Vec::new() };
+        trainer.run(&stop, &mut hooks).unwrap();
+        losses.extend(hooks.losses);
+        trainer.save_state(&path).unwrap();
+        if after == 14 {
+            assert_eq!(vectors(&trainer), straight.vectors);
+        }
+    }
+    assert_eq!(losses, straight.reports.iter().map(|report| report[3]).collect::<Vec<_>>());
+    // Mirrored images are other images.
+    let mut plain = Bits::default();
+    let mut network = net();
+    plain.steps(&mut Trainer::new(&mut network, &memory, TrainConfig { flip: false, ..config }).unwrap(), 14);
+    assert!(plain.vectors != straight.vectors);
+}
+
+#[test]
+fn an_image_that_cannot_be_read_ends_the_run_and_names_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = on_disk(folder.path(), &data());
+    let mut network = net();
+    let mut trainer = Trainer::new(&mut network, &disk, config()).unwrap();
+    let path = folder.path().join("train-images-idx3-ubyte");
+    std::fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap();
+    let message = trainer.run(&AtomicBool::new(false), &mut ()).unwrap_err().to_string();
+    assert!(message.contains("train-images-idx3-ubyte"), "{message}");
+    assert_eq!(trainer.steps_done(), 0);
 }
 
 fn cosine() -> TrainConfig {

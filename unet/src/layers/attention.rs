@@ -11,18 +11,28 @@ use tweedie_kernels::act::Act;
 use tweedie_kernels::attention::{self, AttentionDims};
 
 use super::conv::{Linear, Place};
-use super::norm::GroupNorm;
+use super::norm::{Gradient, GroupNorm};
 use crate::summary::Summary;
 use crate::tensor::{Tape, Tensor};
 use crate::weights::{Builder, Pass};
+
+/// One attention block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionShape {
+    pub c: usize,
+    pub heads: usize,
+    /// Channels of a head.
+    pub width: usize,
+    /// `None` where the block has no normalisation of its own.
+    pub groups: Option<usize>,
+    pub output_scale: f32,
+}
 
 /// An attention block with its residual connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Attention {
     name: String,
-    c: usize,
-    heads: usize,
-    output_scale: f32,
+    shape: AttentionShape,
     group_norm: Option<GroupNorm>,
     to_q: Linear,
     to_k: Linear,
@@ -31,33 +41,24 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// `groups` is `None` where the block has no normalisation of its own.
-    pub fn new(
-        b: &mut Builder,
-        name: &str,
-        c: usize,
-        heads: usize,
-        groups: Option<usize>,
-        eps: f32,
-        output_scale: f32,
-    ) -> Self {
+    pub fn new(b: &mut Builder, name: &str, shape: AttentionShape, eps: f32) -> Self {
         let key = |part: &str| format!("{name}.{part}");
+        let AttentionShape { c, heads, width, groups, .. } = shape;
+        let inner = heads * width;
         Self {
             name: name.to_owned(),
-            c,
-            heads,
-            output_scale,
+            shape,
             group_norm: groups.map(|groups| GroupNorm::new(b, &key("group_norm"), c, groups, eps, Act::None)),
-            to_q: Linear::new(b, &key("to_q"), c, c, Place::Inner),
-            to_k: Linear::new(b, &key("to_k"), c, c, Place::Inner),
-            to_v: Linear::new(b, &key("to_v"), c, c, Place::Inner),
-            to_out: Linear::new(b, &key("to_out.0"), c, c, Place::EndsResidual),
+            to_q: Linear::new(b, &key("to_q"), c, inner, Place::Inner),
+            to_k: Linear::new(b, &key("to_k"), c, inner, Place::Inner),
+            to_v: Linear::new(b, &key("to_v"), c, inner, Place::Inner),
+            to_out: Linear::new(b, &key("to_out.0"), inner, c, Place::EndsResidual),
         }
     }
 
     fn dims(&self, x: &Tensor) -> AttentionDims {
-        let (len, heads) = (x.hw(), self.heads);
-        AttentionDims { n: x.n, q_len: len, kv_len: len, heads, head_dim: self.c / heads }
+        let (len, AttentionShape { heads, width, .. }) = (x.hw(), self.shape);
+        AttentionDims { n: x.n, q_len: len, kv_len: len, heads, head_dim: width }
     }
 
     pub fn forward(&self, p: &Pass<'_>, x: Arc<Tensor>, tape: &mut Tape) -> Tensor {
@@ -70,12 +71,12 @@ impl Attention {
             None => x.clone(),
         };
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|linear| linear.forward(p, &a));
-        let mut o = p.pool.tensor(x.shape());
-        let mut lse = p.pool.tensor([x.n, 1, self.heads, x.hw()]);
+        let mut o = p.pool.tensor(q.shape());
+        let mut lse = p.pool.tensor([x.n, 1, self.shape.heads, x.hw()]);
         attention::forward(&self.dims(&x), &q.data, &k.data, &v.data, &mut o.data, &mut lse.data);
         let mut y = self.to_out.forward(p, &o);
         y.add(&x);
-        y.scale(1.0 / self.output_scale);
+        y.scale(1.0 / self.shape.output_scale);
         for saved in [q, k, v, o, lse] {
             tape.push(saved);
         }
@@ -87,7 +88,7 @@ impl Attention {
     pub fn backward(&self, p: &Pass<'_>, tape: &mut Tape, mut dy: Tensor, grads: &mut [f32]) -> Tensor {
         let (x, a) = (tape.pop(), tape.pop());
         let [lse, o, v, k, q] = std::array::from_fn(|_| tape.pop());
-        dy.scale(1.0 / self.output_scale);
+        dy.scale(1.0 / self.shape.output_scale);
         let d_o = self.to_out.backward_new(p, &o, &dy, grads);
         let [mut dq, mut dk, mut dv] = std::array::from_fn(|_| p.pool.zeros_like(&q));
         attention::backward(
@@ -112,7 +113,7 @@ impl Attention {
                 let mut da = p.pool.zeros_like(&a);
                 self.project_backward(p, &a, [&dq, &dk, &dv], &mut da, grads);
                 let stats = tape.pop();
-                norm.backward(p, (&x, &stats), None, &da, &mut dy, None, grads);
+                norm.backward(p, (&x, &stats), None, Gradient::Added { dy: &da, dx: &mut dy }, None, grads);
             }
         }
         dy
@@ -132,8 +133,9 @@ impl Attention {
             linear.describe(s, size);
         }
         // Scores and weighted values: two products of [hw, c] with [c, hw] and [hw, hw] with [hw, c] over all heads.
-        let flops = 4 * (h * w * h * w * self.c) as u64;
-        s.push(&self.name, format!("Attention({} heads)", self.heads), [self.c, h, w], 0, flops);
+        let AttentionShape { heads, width, .. } = self.shape;
+        let flops = 4 * (h * w * h * w * heads * width) as u64;
+        s.push(&self.name, format!("Attention({heads} heads)"), [heads * width, h, w], 0, flops);
         self.to_out.describe(s, size);
     }
 }

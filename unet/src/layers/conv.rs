@@ -18,7 +18,7 @@ pub(crate) enum Place {
     EndsResidual,
 }
 
-/// A convolution with a bias.
+/// A convolution, with a bias but for a few.
 #[derive(Clone, Debug)]
 pub(crate) struct Conv {
     name: String,
@@ -30,7 +30,7 @@ pub(crate) struct Conv {
     pub c_in: usize,
     pub c_out: usize,
     weight: Range<usize>,
-    bias: Range<usize>,
+    bias: Option<Range<usize>>,
 }
 
 impl Conv {
@@ -44,7 +44,27 @@ impl Conv {
         Self::new(b, name, [c, c], 3, 2, pad_before, Place::Inner)
     }
 
+    /// [`Conv::same`] without a bias.
+    pub fn unbiased(b: &mut Builder, name: &str, c_in: usize, c_out: usize, kernel: usize) -> Self {
+        Self::weight_alone(b, name, [c_in, c_out], kernel, 1, kernel / 2, Place::Inner)
+    }
+
     fn new(
+        b: &mut Builder,
+        name: &str,
+        [c_in, c_out]: [usize; 2],
+        kernel: usize,
+        stride: usize,
+        pad_before: usize,
+        place: Place,
+    ) -> Self {
+        let mut conv = Self::weight_alone(b, name, [c_in, c_out], kernel, stride, pad_before, place);
+        let fill = Fill::fan_in(c_in * kernel * kernel, place == Place::EndsResidual);
+        conv.bias = Some(b.add(format!("{name}.bias"), &[c_out], Role::Weight, fill));
+        conv
+    }
+
+    fn weight_alone(
         b: &mut Builder,
         name: &str,
         [c_in, c_out]: [usize; 2],
@@ -55,10 +75,9 @@ impl Conv {
     ) -> Self {
         let fill = Fill::fan_in(c_in * kernel * kernel, place == Place::EndsResidual);
         let weight = b.add(format!("{name}.weight"), &[c_out, c_in, kernel, kernel], Role::Weight, fill);
-        let bias = b.add(format!("{name}.bias"), &[c_out], Role::Weight, fill);
         let filter = b.filter(FilterSpec { kernel, stride, c_in, c_out, weight: weight.clone() });
         let name = name.to_owned();
-        Self { name, filter, kernel, stride, pad_before, pad_after: kernel / 2, c_in, c_out, weight, bias }
+        Self { name, filter, kernel, stride, pad_before, pad_after: kernel / 2, c_in, c_out, weight, bias: None }
     }
 
     fn dims(&self, n: usize, h: usize, w: usize) -> ConvDims {
@@ -75,7 +94,8 @@ impl Conv {
         let d = self.dims(n, h, w);
         let mut y = p.pool.tensor([n, d.out_h(), d.out_w(), self.c_out]);
         let target = Target::overwrite(&mut y.data, self.c_out);
-        conv::forward_joined(&d, parts, &p.filters[self.filter], Some(&p.values[self.bias.clone()]), target);
+        let bias = self.bias.as_ref().map(|bias| &p.values[bias.clone()]);
+        conv::forward_joined(&d, parts, &p.filters[self.filter], bias, target);
         y
     }
 
@@ -91,8 +111,13 @@ impl Conv {
         grads: &mut [f32],
     ) {
         let d = self.dims(n, h, w);
-        let (dw, db) = pair(grads, &self.weight, &self.bias);
-        conv::backward_weight_joined(&d, parts, &dy.data, dw, Some(db));
+        match &self.bias {
+            Some(bias) => {
+                let (dw, db) = pair(grads, &self.weight, bias);
+                conv::backward_weight_joined(&d, parts, &dy.data, dw, Some(db));
+            }
+            None => conv::backward_weight_joined(&d, parts, &dy.data, &mut grads[self.weight.clone()], None),
+        }
         conv::backward_input_joined(&d, &p.filters[self.filter], &dy.data, targets);
     }
 
@@ -109,7 +134,7 @@ impl Conv {
         let d = self.dims(1, h, w);
         let multiply_adds = self.weight.len() * d.out_h() * d.out_w();
         let kind = if self.stride == 1 { format!("Conv {0}x{0}", self.kernel) } else { "Conv 3x3 stride 2".into() };
-        let params = self.weight.len() + self.bias.len();
+        let params = self.weight.len() + self.bias.as_ref().map_or(0, Range::len);
         s.push(&self.name, kind, [self.c_out, d.out_h(), d.out_w()], params, 2 * multiply_adds as u64);
         [d.out_h(), d.out_w()]
     }
@@ -133,6 +158,11 @@ impl Linear {
         let bias = b.add(format!("{name}.bias"), &[c_out], Role::Weight, fill);
         let filter = b.filter(FilterSpec { kernel: 1, stride: 1, c_in, c_out, weight: weight.clone() });
         Self { name: name.to_owned(), filter, c_in, c_out, weight, bias }
+    }
+
+    /// The prefix of its keys.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     fn dims(&self, x: &Tensor) -> ConvDims {

@@ -1,4 +1,4 @@
-//! One learned vector per class label.
+//! One learned vector per class label or time step.
 
 use std::ops::Range;
 
@@ -15,14 +15,15 @@ use crate::weights::{Builder, Pass};
 pub(crate) struct Embedding {
     name: String,
     pub rows: usize,
-    c: usize,
+    pub c: usize,
     frozen: Option<usize>,
     table: Range<usize>,
 }
 
 impl Embedding {
     pub fn new(b: &mut Builder, name: &str, rows: usize, c: usize, frozen: Option<usize>) -> Self {
-        let table = b.add(format!("{name}.weight"), &[rows, c], Role::Weight, Fill::Normal { width: c, frozen });
+        let fill = Fill::Normal { deviation: 1.0, width: c, frozen };
+        let table = b.add(format!("{name}.weight"), &[rows, c], Role::Weight, fill);
         Self { name: name.to_owned(), rows, c, frozen, table }
     }
 

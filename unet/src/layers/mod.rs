@@ -11,12 +11,12 @@ mod norm;
 mod resnet;
 mod sampler;
 
-pub(crate) use attention::Attention;
+pub(crate) use attention::{Attention, AttentionShape};
 pub(crate) use conv::{Conv, Linear, Place};
 pub(crate) use embedding::Embedding;
-pub(crate) use norm::{BatchNorm, GroupNorm, RunningUpdate};
-pub(crate) use resnet::{Resnet, ResnetShape};
-pub(crate) use sampler::{Downsample, Upsample};
+pub(crate) use norm::{BatchNorm, Gradient, GroupNorm, RunningUpdate};
+pub(crate) use resnet::{Conditioning, Embedded, EmbeddedGradient, Resnet, ResnetCommon, ResnetShape, Shortcut};
+pub(crate) use sampler::{Downsample, Rescaling, Upsample};
 
 use std::ops::Range;
 

@@ -1,6 +1,7 @@
 //! Normalisation followed by an activation.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use tweedie_denoiser::Role;
 use tweedie_kernels::act::Act;
@@ -8,10 +9,11 @@ use tweedie_kernels::map::{self, Map};
 use tweedie_kernels::norm::batch::{self, BatchNormDims, Running};
 use tweedie_kernels::norm::group::{self, Affine, GroupNormDims};
 
-use super::pair;
+use super::conv::Linear;
+use super::{concat, copy_channels, pair};
 use crate::init::Fill;
 use crate::summary::Summary;
-use crate::tensor::Tensor;
+use crate::tensor::{Tape, Tensor};
 use crate::weights::{Builder, Pass};
 
 /// `act(GN(x) gamma + beta)` (Wu & He 2018), or with a scale and a shift per sample and channel
@@ -23,27 +25,41 @@ pub(crate) struct GroupNorm {
     groups: usize,
     eps: f32,
     act: Act,
-    gamma: Range<usize>,
-    beta: Range<usize>,
+    gain: Gain,
+}
+
+/// Factor and offset of every channel after a normalisation.
+#[derive(Clone, Debug)]
+enum Gain {
+    /// Parameters.
+    Learned { gamma: Range<usize>, beta: Range<usize> },
+    /// Ones and zeros.
+    None { ones: Vec<f32>, zeros: Vec<f32> },
 }
 
 impl GroupNorm {
     pub fn new(b: &mut Builder, name: &str, c: usize, groups: usize, eps: f32, act: Act) -> Self {
         let gamma = b.add(format!("{name}.weight"), &[c], Role::Weight, Fill::One);
         let beta = b.add(format!("{name}.bias"), &[c], Role::Weight, Fill::Zero);
-        Self { name: name.to_owned(), c, groups, eps, act, gamma, beta }
+        Self { name: name.to_owned(), c, groups, eps, act, gain: Gain::Learned { gamma, beta } }
+    }
+
+    /// A normalisation without parameters.
+    fn bare(name: &str, c: usize, groups: usize, eps: f32, act: Act) -> Self {
+        let gain = Gain::None { ones: vec![1.0; c], zeros: vec![0.0; c] };
+        Self { name: name.to_owned(), c, groups, eps, act, gain }
     }
 
     fn dims(&self, x: &Tensor) -> GroupNormDims {
         GroupNormDims { n: x.n, hw: x.hw(), c: self.c, groups: self.groups, eps: self.eps }
     }
 
-    fn affine<'a>(&self, p: &Pass<'a>, scale_shift: Option<(&'a Tensor, &'a Tensor)>) -> Affine<'a> {
-        Affine {
-            gamma: &p.values[self.gamma.clone()],
-            beta: &p.values[self.beta.clone()],
-            scale_shift: scale_shift.map(|(scale, shift)| (&*scale.data, &*shift.data)),
-        }
+    fn affine<'a>(&'a self, p: &Pass<'a>, scale_shift: Option<(&'a Tensor, &'a Tensor)>) -> Affine<'a> {
+        let (gamma, beta) = match &self.gain {
+            Gain::Learned { gamma, beta } => (&p.values[gamma.clone()], &p.values[beta.clone()]),
+            Gain::None { ones, zeros } => (&ones[..], &zeros[..]),
+        };
+        Affine { gamma, beta, scale_shift: scale_shift.map(|(scale, shift)| (&*scale.data, &*shift.data)) }
     }
 
     /// The output, and the mean and inverse standard deviation of every group.
@@ -71,61 +87,161 @@ impl GroupNorm {
         y
     }
 
-    /// Adds to `dx`. `scale_shift` holds (scale, shift) of the forward pass, `d_scale_shift` their gradients.
+    /// `scale_shift` holds (scale, shift) of the forward pass, `d_scale_shift` their gradients, which are added to.
     pub fn backward(
         &self,
         p: &Pass<'_>,
         (x, stats): (&Tensor, &Tensor),
         scale_shift: Option<(&Tensor, &Tensor)>,
-        dy: &Tensor,
-        dx: &mut Tensor,
+        gradient: Gradient<'_>,
         d_scale_shift: Option<(&mut Tensor, &mut Tensor)>,
         grads: &mut [f32],
     ) {
-        let (dgamma, dbeta) = pair(grads, &self.gamma, &self.beta);
-        group::backward(
-            &self.dims(x),
-            &x.data,
-            &self.affine(p, scale_shift),
-            self.act,
-            &stats.data,
-            &dy.data,
-            &mut dx.data,
-            dgamma,
-            dbeta,
-            d_scale_shift.map(|(scale, shift)| (&mut *scale.data, &mut *shift.data)),
-        );
-    }
-
-    /// [`GroupNorm::backward`] where the gradient of the output becomes that of the input.
-    pub fn backward_in_place(
-        &self,
-        p: &Pass<'_>,
-        (x, stats): (&Tensor, &Tensor),
-        scale_shift: Option<(&Tensor, &Tensor)>,
-        mut dy: Tensor,
-        d_scale_shift: Option<(&mut Tensor, &mut Tensor)>,
-        grads: &mut [f32],
-    ) -> Tensor {
-        let (dgamma, dbeta) = pair(grads, &self.gamma, &self.beta);
-        group::backward_in_place(
-            &self.dims(x),
-            &x.data,
-            &self.affine(p, scale_shift),
-            self.act,
-            &stats.data,
-            &mut dy.data,
-            dgamma,
-            dbeta,
-            d_scale_shift.map(|(scale, shift)| (&mut *scale.data, &mut *shift.data)),
-        );
-        dy
+        // The gradients of constants, which nobody wants.
+        let mut constants;
+        let (dgamma, dbeta) = match &self.gain {
+            Gain::Learned { gamma, beta } => pair(grads, gamma, beta),
+            Gain::None { .. } => {
+                constants = vec![0.0; 2 * self.c];
+                constants.split_at_mut(self.c)
+            }
+        };
+        let (d, affine) = (self.dims(x), self.affine(p, scale_shift));
+        let d_scale_shift = d_scale_shift.map(|(scale, shift)| (&mut *scale.data, &mut *shift.data));
+        let (x, stats, act) = (&x.data, &stats.data, self.act);
+        match gradient {
+            Gradient::InPlace(dy) => {
+                let dy = &mut dy.data;
+                group::backward_in_place(&d, x, &affine, act, stats, dy, dgamma, dbeta, d_scale_shift);
+            }
+            Gradient::Added { dy, dx } => {
+                let (dy, dx) = (&dy.data, &mut dx.data);
+                group::backward(&d, x, &affine, act, stats, dy, dx, dgamma, dbeta, d_scale_shift);
+            }
+        }
     }
 
     pub fn describe(&self, s: &mut Summary, [h, w]: [usize; 2]) {
         let kind = format!("GroupNorm({}){}", self.groups, act_name(self.act));
-        s.push(&self.name, kind, [self.c, h, w], self.gamma.len() + self.beta.len(), 0);
+        let params = match &self.gain {
+            Gain::Learned { gamma, beta } => gamma.len() + beta.len(),
+            Gain::None { .. } => 0,
+        };
+        s.push(&self.name, kind, [self.c, h, w], params, 0);
     }
+}
+
+/// Where the gradient of a normalisation's input goes.
+pub(crate) enum Gradient<'a> {
+    /// It takes the place of the gradient of the output.
+    InPlace(&'a mut Tensor),
+    /// It is added to another.
+    Added { dy: &'a Tensor, dx: &'a mut Tensor },
+}
+
+/// What the backward pass of a [`ScaledNorm`] needs of its forward pass.
+#[derive(Debug)]
+pub(crate) struct SavedNorm {
+    stats: Arc<Tensor>,
+    scale_shift: Option<(Arc<Tensor>, Arc<Tensor>)>,
+}
+
+impl SavedNorm {
+    fn scale_shift(&self) -> Option<(&Tensor, &Tensor)> {
+        self.scale_shift.as_ref().map(|(scale, shift)| (&**scale, &**shift))
+    }
+}
+
+/// A [`GroupNorm`] which may be scaled and shifted by a projection of the time embedding.
+#[derive(Clone, Debug)]
+pub(crate) struct ScaledNorm {
+    norm: GroupNorm,
+    projection: Option<Linear>,
+}
+
+impl ScaledNorm {
+    /// With parameters of its own.
+    pub fn learned(
+        b: &mut Builder,
+        name: &str,
+        projection: Option<Linear>,
+        c: usize,
+        groups: usize,
+        eps: f32,
+        act: Act,
+    ) -> Self {
+        Self { norm: GroupNorm::new(b, name, c, groups, eps, act), projection }
+    }
+
+    /// With the parameters of the projection alone.
+    pub fn bare(projection: Linear, c: usize, groups: usize, eps: f32, act: Act) -> Self {
+        Self { norm: GroupNorm::bare(projection.name(), c, groups, eps, act), projection: Some(projection) }
+    }
+
+    pub fn forward(&self, p: &Pass<'_>, x: &Tensor, e: &Tensor, tape: &mut Tape) -> Tensor {
+        let scale_shift = self.projection.as_ref().map(|linear| halves(p, &linear.forward(p, e)));
+        let (y, stats) = self.norm.forward(p, x, scale_shift.as_ref().map(|(scale, shift)| (scale, shift)));
+        if let Some((scale, shift)) = scale_shift {
+            tape.push(scale);
+            tape.push(shift);
+        }
+        tape.push(stats);
+        y
+    }
+
+    /// What [`ScaledNorm::forward`] has left on the tape.
+    pub fn pop(&self, tape: &mut Tape) -> SavedNorm {
+        let stats = tape.pop();
+        let scale_shift = self.projection.is_some().then(|| {
+            let (shift, scale) = (tape.pop(), tape.pop());
+            (scale, shift)
+        });
+        SavedNorm { stats, scale_shift }
+    }
+
+    /// [`GroupNorm::again`].
+    pub fn again(&self, p: &Pass<'_>, x: &Tensor, saved: &SavedNorm) -> Tensor {
+        self.norm.again(p, (x, &saved.stats), saved.scale_shift())
+    }
+
+    /// Adds to `de`, the gradient of the time embedding `e`.
+    pub fn backward(
+        &self,
+        p: &Pass<'_>,
+        (x, e, saved): (&Tensor, &Tensor, &SavedNorm),
+        gradient: Gradient<'_>,
+        de: &mut Tensor,
+        grads: &mut [f32],
+    ) {
+        let stats = &saved.stats;
+        match (&self.projection, saved.scale_shift()) {
+            (Some(linear), Some((scale, shift))) => {
+                let (mut dscale, mut dshift) = (p.pool.zeros_like(scale), p.pool.zeros_like(shift));
+                let gradients = Some((&mut dscale, &mut dshift));
+                self.norm.backward(p, (x, stats), saved.scale_shift(), gradient, gradients, grads);
+                linear.backward(p, e, &concat(p.pool, &dscale, &dshift), de, grads);
+            }
+            _ => self.norm.backward(p, (x, stats), None, gradient, None, grads),
+        }
+    }
+
+    pub fn describe(&self, s: &mut Summary, size: [usize; 2]) {
+        if let Some(linear) = &self.projection {
+            linear.describe(s, [1, 1]);
+        }
+        self.norm.describe(s, size);
+    }
+}
+
+/// The two halves of the channels: scale first, shift second.
+fn halves(p: &Pass<'_>, x: &Tensor) -> (Tensor, Tensor) {
+    let c = x.c / 2;
+    let half = |offset| {
+        let mut y = p.pool.tensor([x.n, x.h, x.w, c]);
+        copy_channels(&x.data, x.c, offset, &mut y.data, c);
+        y
+    };
+    (half(0), half(c))
 }
 
 /// New running statistics of a [`BatchNorm`] after a forward pass in training.
@@ -228,5 +344,7 @@ fn act_name(act: Act) -> &'static str {
         Act::None => "",
         Act::Silu => " + SiLU",
         Act::Relu => " + ReLU",
+        Act::Gelu => " + GELU",
+        Act::Mish => " + Mish",
     }
 }

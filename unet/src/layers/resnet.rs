@@ -1,179 +1,244 @@
 //! The residual block of the residual U-Net.
 //!
 //! ```text
-//! h = conv1(SiLU(GN1(x)))
-//! h = conv2(SiLU(GN2(h + proj(e))))                                time embedding added      Ho et al. 2020
-//! h = conv2(SiLU(GN2(h)(1 + scale) + shift)), [scale, shift] = proj(e)             AdaGN      Dhariwal & Nichol 2021, eq. 2
+//! h = conv1(act(GN1(x)))
+//! h = conv2(act(GN2(h + proj(e))))                                 time embedding added      Ho et al. 2020
+//! h = conv2(act(GN2(h)(1 + scale) + shift)), [scale, shift] = proj(e)              AdaGN      Dhariwal & Nichol 2021, eq. 2
 //! y = (shortcut(x) + h) / output_scale
 //! ```
 //!
-//! `e = SiLU(time embedding)`; `shortcut` is a 1x1 convolution where the number of channels changes, else the identity.
+//! `e = act(time embedding)`; `shortcut` is a 1x1 convolution where the number of channels changes, else the identity. A block
+//! that resamples does so to `x` and to the input of `conv1`. In training, elements of the input of `conv2` may be dropped.
 
 use std::sync::Arc;
 
 use tweedie_kernels::act::Act;
-use tweedie_kernels::channels;
+use tweedie_kernels::{channels, dropout};
 
 use super::conv::{Conv, Linear, Place};
-use super::copy_channels;
-use super::norm::GroupNorm;
-use crate::residual::TimeScaleShift;
+use super::norm::{Gradient, ScaledNorm};
+use super::sampler::Rescaling;
+use crate::init;
 use crate::summary::Summary;
 use crate::tensor::{Tape, Tensor};
 use crate::weights::{Builder, Pass};
 
 /// What the residual blocks of a network have in common.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ResnetShape {
+pub(crate) struct ResnetCommon {
     pub embedding: usize,
-    pub groups: usize,
     pub eps: f32,
-    pub conditioning: TimeScaleShift,
+    pub act: Act,
+    pub dropout: f32,
+}
+
+/// How the time embedding enters a residual block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Conditioning {
+    /// Added before the second normalisation.
+    Added,
+    /// Scales and shifts the second normalisation.
+    ScaleShift,
+    /// Without its activation, scales and shifts both normalisations, which have no parameters of their own.
+    Adaptive,
+}
+
+/// When the shortcut is a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shortcut {
+    /// Where the number of channels changes.
+    IfNeeded,
+    /// Where the number of channels changes; it has no bias.
+    IfNeededUnbiased,
+    /// Always.
+    Always,
+}
+
+/// One residual block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ResnetShape {
+    pub c_in: usize,
+    pub c_out: usize,
+    /// Of the first and the second normalisation.
+    pub groups: [usize; 2],
+    pub conditioning: Conditioning,
     pub output_scale: f32,
+    pub rescaling: Option<Rescaling>,
+    pub shortcut: Shortcut,
+}
+
+/// The time embedding with and without its activation.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    pub raw: Arc<Tensor>,
+    pub active: Arc<Tensor>,
+}
+
+/// The gradients of both of [`Embedded`].
+#[derive(Debug)]
+pub(crate) struct EmbeddedGradient {
+    pub raw: Tensor,
+    pub active: Tensor,
 }
 
 /// A residual block.
 #[derive(Clone, Debug)]
 pub(crate) struct Resnet {
-    conditioning: TimeScaleShift,
-    output_scale: f32,
-    norm1: GroupNorm,
+    shape: ResnetShape,
+    dropout: f32,
+    /// Which numbers the block draws of a sample's key.
+    salt: u64,
+    norm1: ScaledNorm,
     conv1: Conv,
-    time_emb_proj: Linear,
-    norm2: GroupNorm,
+    /// Of an embedding that is added.
+    time_emb_proj: Option<Linear>,
+    norm2: ScaledNorm,
     conv2: Conv,
     conv_shortcut: Option<Conv>,
 }
 
 impl Resnet {
-    pub fn new(b: &mut Builder, name: &str, c_in: usize, c_out: usize, shape: ResnetShape) -> Self {
-        let ResnetShape { embedding, groups, eps, conditioning, output_scale } = shape;
+    pub fn new(b: &mut Builder, name: &str, shape: ResnetShape, common: ResnetCommon) -> Self {
+        let ResnetShape { c_in, c_out, groups, conditioning, .. } = shape;
+        let ResnetCommon { embedding, eps, act, dropout } = common;
         let key = |part: &str| format!("{name}.{part}");
-        let projected = match conditioning {
-            TimeScaleShift::Default => c_out,
-            TimeScaleShift::ScaleShift => 2 * c_out,
+        let linear = |b: &mut Builder, part: &str, c: usize| Linear::new(b, &key(part), embedding, c, Place::Inner);
+        let norm1 = match conditioning {
+            Conditioning::Adaptive => ScaledNorm::bare(linear(b, "norm1.linear", 2 * c_in), c_in, groups[0], eps, act),
+            _ => ScaledNorm::learned(b, &key("norm1"), None, c_in, groups[0], eps, act),
         };
-        Self {
-            conditioning,
-            output_scale,
-            norm1: GroupNorm::new(b, &key("norm1"), c_in, groups, eps, Act::Silu),
-            conv1: Conv::same(b, &key("conv1"), c_in, c_out, 3, Place::Inner),
-            time_emb_proj: Linear::new(b, &key("time_emb_proj"), embedding, projected, Place::Inner),
-            norm2: GroupNorm::new(b, &key("norm2"), c_out, groups, eps, Act::Silu),
-            conv2: Conv::same(b, &key("conv2"), c_out, c_out, 3, Place::EndsResidual),
-            conv_shortcut: (c_in != c_out).then(|| Conv::same(b, &key("conv_shortcut"), c_in, c_out, 1, Place::Inner)),
+        let conv1 = Conv::same(b, &key("conv1"), c_in, c_out, 3, Place::Inner);
+        let mut time_emb_proj = None;
+        let norm2 = match conditioning {
+            Conditioning::Added => {
+                time_emb_proj = Some(linear(b, "time_emb_proj", c_out));
+                ScaledNorm::learned(b, &key("norm2"), None, c_out, groups[1], eps, act)
+            }
+            Conditioning::ScaleShift => {
+                let projection = linear(b, "time_emb_proj", 2 * c_out);
+                ScaledNorm::learned(b, &key("norm2"), Some(projection), c_out, groups[1], eps, act)
+            }
+            Conditioning::Adaptive => {
+                ScaledNorm::bare(linear(b, "norm2.linear", 2 * c_out), c_out, groups[1], eps, act)
+            }
+        };
+        let conv2 = Conv::same(b, &key("conv2"), c_out, c_out, 3, Place::EndsResidual);
+        let conv_shortcut = match shape.shortcut {
+            Shortcut::IfNeeded | Shortcut::IfNeededUnbiased if c_in == c_out => None,
+            Shortcut::IfNeededUnbiased => Some(Conv::unbiased(b, &key("conv_shortcut"), c_in, c_out, 1)),
+            _ => Some(Conv::same(b, &key("conv_shortcut"), c_in, c_out, 1, Place::Inner)),
+        };
+        let salt = init::hash(name);
+        Self { shape, dropout, salt, norm1, conv1, time_emb_proj, norm2, conv2, conv_shortcut }
+    }
+
+    fn embedding<'a>(&self, e: &'a Embedded) -> &'a Arc<Tensor> {
+        match self.shape.conditioning {
+            Conditioning::Adaptive => &e.raw,
+            Conditioning::Added | Conditioning::ScaleShift => &e.active,
         }
     }
 
-    /// `e` is the activated time embedding `[n, 1, 1, embedding]`.
-    pub fn forward(&self, p: &Pass<'_>, x: Arc<Tensor>, e: &Arc<Tensor>, tape: &mut Tape) -> Tensor {
-        let (a1, stats1) = self.norm1.forward(p, &x, None);
+    /// Drops elements of the input of the second convolution, in training, or of its gradient.
+    fn drop_elements(&self, p: &Pass<'_>, a: &mut Tensor) {
+        if self.dropout > 0.0 && !p.dropout.is_empty() {
+            let keys: Vec<u64> = p.dropout.iter().map(|&key| dropout::derive(key, self.salt)).collect();
+            dropout::apply(&keys, a.hw() * a.c, self.dropout, &mut a.data);
+        }
+    }
+
+    pub fn forward(&self, p: &Pass<'_>, x: Arc<Tensor>, e: &Embedded, tape: &mut Tape) -> Tensor {
+        let e = self.embedding(e);
+        let mut a1 = self.norm1.forward(p, &x, e, tape);
+        if let Some(rescaling) = self.shape.rescaling {
+            a1 = rescaling.forward(p, &a1);
+        }
         let mut h = self.conv1.forward(p, &a1);
         drop(a1);
-        tape.push(stats1);
-        let projected = self.time_emb_proj.forward(p, e);
-        let (a2, stats2) = match self.conditioning {
-            TimeScaleShift::Default => {
-                channels::add_bias(h.n, h.hw(), h.c, &projected.data, &mut h.data);
-                self.norm2.forward(p, &h, None)
-            }
-            TimeScaleShift::ScaleShift => {
-                let (scale, shift) = halves(p, &projected);
-                let normed = self.norm2.forward(p, &h, Some((&scale, &shift)));
-                tape.push(scale);
-                tape.push(shift);
-                normed
-            }
-        };
+        if let Some(linear) = &self.time_emb_proj {
+            channels::add_bias(h.n, h.hw(), h.c, &linear.forward(p, e).data, &mut h.data);
+        }
+        let mut a2 = self.norm2.forward(p, &h, e, tape);
         tape.push(h);
+        self.drop_elements(p, &mut a2);
         let mut y = self.conv2.forward(p, &a2);
         drop(a2);
-        tape.push(stats2);
+        let resized = self.shape.rescaling.map(|rescaling| rescaling.forward(p, &x));
+        let source = resized.as_ref().unwrap_or(&x);
         match &self.conv_shortcut {
-            Some(conv) => y.add(&conv.forward(p, &x)),
-            None => y.add(&x),
+            Some(conv) => y.add(&conv.forward(p, source)),
+            None => y.add(source),
         }
-        y.scale(1.0 / self.output_scale);
+        y.scale(1.0 / self.shape.output_scale);
         tape.push(x);
         tape.push(e.clone());
         y
     }
 
-    /// Adds to `de`, the gradient of the activated time embedding.
+    /// Adds to `de`, the gradients of the time embedding.
     pub fn backward(
         &self,
         p: &Pass<'_>,
         tape: &mut Tape,
         mut dy: Tensor,
-        de: &mut Tensor,
+        de: &mut EmbeddedGradient,
         grads: &mut [f32],
     ) -> Tensor {
-        let (e, x) = (tape.pop(), tape.pop());
-        let (stats2, h) = (tape.pop(), tape.pop());
-        dy.scale(1.0 / self.output_scale);
-        let scale_shift = match self.conditioning {
-            TimeScaleShift::Default => None,
-            TimeScaleShift::ScaleShift => {
-                let (shift, scale) = (tape.pop(), tape.pop());
-                Some((scale, shift))
-            }
+        let de = match self.shape.conditioning {
+            Conditioning::Adaptive => &mut de.raw,
+            Conditioning::Added | Conditioning::ScaleShift => &mut de.active,
         };
-        let scale_shift = scale_shift.as_ref().map(|(scale, shift)| (&**scale, &**shift));
+        let (e, x, h) = (tape.pop(), tape.pop(), tape.pop());
+        dy.scale(1.0 / self.shape.output_scale);
         // The activations are computed again: half the memory of a training step for two more passes over it.
-        let a2 = self.norm2.again(p, (&h, &stats2), scale_shift);
-        let da2 = self.conv2.backward_new(p, &a2, &dy, grads);
+        let saved2 = self.norm2.pop(tape);
+        let mut a2 = self.norm2.again(p, &h, &saved2);
+        self.drop_elements(p, &mut a2);
+        let mut dh = self.conv2.backward_new(p, &a2, &dy, grads);
         drop(a2);
-        let (dh, dprojected) = match scale_shift {
-            None => {
-                let dh = self.norm2.backward_in_place(p, (&h, &stats2), None, da2, None, grads);
-                let mut dprojected = zeros(p, [h.n, 1, 1, h.c]);
-                channels::add_bias_backward(h.n, h.hw(), h.c, &dh.data, &mut dprojected.data);
-                (dh, dprojected)
-            }
-            Some((scale, shift)) => {
-                let (mut dscale, mut dshift) = (p.pool.zeros_like(scale), p.pool.zeros_like(shift));
-                let gradients = Some((&mut dscale, &mut dshift));
-                let dh = self.norm2.backward_in_place(p, (&h, &stats2), scale_shift, da2, gradients, grads);
-                (dh, super::concat(p.pool, &dscale, &dshift))
-            }
-        };
-        drop(h);
-        self.time_emb_proj.backward(p, &e, &dprojected, de, grads);
-        let stats1 = tape.pop();
-        let a1 = self.norm1.again(p, (&x, &stats1), None);
-        let da1 = self.conv1.backward_new(p, &a1, &dh, grads);
+        self.drop_elements(p, &mut dh);
+        self.norm2.backward(p, (&h, &e, &saved2), Gradient::InPlace(&mut dh), de, grads);
+        drop((h, saved2));
+        if let Some(linear) = &self.time_emb_proj {
+            let mut projected = p.pool.zeros_of([dh.n, 1, 1, dh.c]);
+            channels::add_bias_backward(dh.n, dh.hw(), dh.c, &dh.data, &mut projected.data);
+            linear.backward(p, &e, &projected, de, grads);
+        }
+        let saved1 = self.norm1.pop(tape);
+        let mut a1 = self.norm1.again(p, &x, &saved1);
+        let full = a1.shape();
+        if let Some(rescaling) = self.shape.rescaling {
+            a1 = rescaling.forward(p, &a1);
+        }
+        let mut da1 = self.conv1.backward_new(p, &a1, &dh, grads);
         drop((a1, dh));
+        let resized = self.shape.rescaling.map(|rescaling| rescaling.forward(p, &x));
         let mut dx = match &self.conv_shortcut {
-            Some(conv) => conv.backward_new(p, &x, &dy, grads),
+            Some(conv) => conv.backward_new(p, resized.as_ref().unwrap_or(&x), &dy, grads),
             None => dy,
         };
-        self.norm1.backward(p, (&x, &stats1), None, &da1, &mut dx, None, grads);
+        drop(resized);
+        if let Some(rescaling) = self.shape.rescaling {
+            da1 = rescaling.backward(p, &da1, full);
+            dx = rescaling.backward(p, &dx, full);
+        }
+        self.norm1.backward(p, (&x, &e, &saved1), Gradient::Added { dy: &da1, dx: &mut dx }, de, grads);
         dx
     }
 
-    pub fn describe(&self, s: &mut Summary, size: [usize; 2]) {
+    /// Returns the size of the output.
+    pub fn describe(&self, s: &mut Summary, size: [usize; 2]) -> [usize; 2] {
         self.norm1.describe(s, size);
+        let size = self.shape.rescaling.map_or(size, |rescaling| rescaling.size(size));
         self.conv1.describe(s, size);
-        self.time_emb_proj.describe(s, [1, 1]);
+        if let Some(linear) = &self.time_emb_proj {
+            linear.describe(s, [1, 1]);
+        }
         self.norm2.describe(s, size);
         self.conv2.describe(s, size);
         if let Some(conv) = &self.conv_shortcut {
             conv.describe(s, size);
         }
+        size
     }
-}
-
-fn zeros(p: &Pass<'_>, [n, h, w, c]: [usize; 4]) -> Tensor {
-    Tensor { n, h, w, c, data: p.pool.zeros(n * h * w * c) }
-}
-
-/// The two halves of the channels: scale first, shift second.
-fn halves(p: &Pass<'_>, x: &Tensor) -> (Tensor, Tensor) {
-    let c = x.c / 2;
-    let half = |offset| {
-        let mut y = p.pool.tensor([x.n, x.h, x.w, c]);
-        copy_channels(&x.data, x.c, offset, &mut y.data, c);
-        y
-    };
-    (half(0), half(c))
 }

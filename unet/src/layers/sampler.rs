@@ -3,11 +3,71 @@
 use std::sync::Arc;
 
 use tweedie_kernels::resample::{self, Resample, ResampleDims};
+use tweedie_kernels::rescale::{self, Edge, Rescale, RescaleDims};
 
 use super::conv::{Conv, Place};
 use crate::summary::Summary;
 use crate::tensor::{Tape, Tensor};
 use crate::weights::{Builder, Pass};
+
+/// Half or twice the size without parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rescaling {
+    /// Means of 2x2 pixels.
+    Mean,
+    /// Every pixel four times.
+    Nearest,
+    /// Half the size by the filter (1, 3, 3, 1).
+    FirDown(Edge),
+    /// Twice the size by the filter (1, 3, 3, 1).
+    FirUp(Edge),
+}
+
+/// How a rescaling is carried out.
+enum Kernel {
+    Resample(ResampleDims),
+    Rescale(RescaleDims),
+}
+
+impl Rescaling {
+    fn kernel(self, [n, h, w, c]: [usize; 4]) -> Kernel {
+        let by = |rescale| Kernel::Rescale(RescaleDims { n, h, w, c, rescale });
+        match self {
+            Self::Nearest => Kernel::Resample(ResampleDims { n, h, w, c }),
+            Self::Mean => by(Rescale::Mean),
+            Self::FirDown(edge) => by(Rescale::FirDown(edge)),
+            Self::FirUp(edge) => by(Rescale::FirUp(edge)),
+        }
+    }
+
+    /// The size of the output.
+    pub fn size(self, [h, w]: [usize; 2]) -> [usize; 2] {
+        match self.kernel([1, h, w, 1]) {
+            Kernel::Resample(_) => [2 * h, 2 * w],
+            Kernel::Rescale(d) => [d.out_h(), d.out_w()],
+        }
+    }
+
+    pub fn forward(self, p: &Pass<'_>, x: &Tensor) -> Tensor {
+        let [h, w] = self.size([x.h, x.w]);
+        let mut y = p.pool.tensor([x.n, h, w, x.c]);
+        match self.kernel(x.shape()) {
+            Kernel::Resample(d) => resample::forward(&d, Resample::Nearest, &x.data, &mut y.data),
+            Kernel::Rescale(d) => rescale::forward(&d, &x.data, &mut y.data),
+        }
+        y
+    }
+
+    /// The gradient of an input of the given shape.
+    pub fn backward(self, p: &Pass<'_>, dy: &Tensor, shape: [usize; 4]) -> Tensor {
+        let mut dx = p.pool.zeros_of(shape);
+        match self.kernel(shape) {
+            Kernel::Resample(d) => resample::backward(&d, Resample::Nearest, &dy.data, &mut dx.data),
+            Kernel::Rescale(d) => rescale::backward(&d, &dy.data, &mut dx.data),
+        }
+        dx
+    }
+}
 
 /// A 3x3 convolution of stride 2.
 #[derive(Clone, Debug)]
@@ -46,31 +106,19 @@ impl Upsample {
         Self { conv: Conv::same(b, &format!("{name}.conv"), c, c, 3, Place::Inner) }
     }
 
-    fn nearest(p: &Pass<'_>, x: &Tensor) -> Tensor {
-        let mut u = p.pool.tensor([x.n, 2 * x.h, 2 * x.w, x.c]);
-        resample::forward(&dims(x), Resample::Nearest, &x.data, &mut u.data);
-        u
-    }
-
     pub fn forward(&self, p: &Pass<'_>, x: &Arc<Tensor>, tape: &mut Tape) -> Tensor {
         tape.push(x.clone());
-        self.conv.forward(p, &Self::nearest(p, x))
+        self.conv.forward(p, &Rescaling::Nearest.forward(p, x))
     }
 
     pub fn backward(&self, p: &Pass<'_>, tape: &mut Tape, dy: &Tensor, grads: &mut [f32]) -> Tensor {
         let x = tape.pop();
         // To repeat the pixels again costs less than to keep four times the memory.
-        let du = self.conv.backward_new(p, &Self::nearest(p, &x), dy, grads);
-        let mut dx = p.pool.zeros_like(&x);
-        resample::backward(&dims(&x), Resample::Nearest, &du.data, &mut dx.data);
-        dx
+        let du = self.conv.backward_new(p, &Rescaling::Nearest.forward(p, &x), dy, grads);
+        Rescaling::Nearest.backward(p, &du, x.shape())
     }
 
-    pub fn describe(&self, s: &mut Summary, [h, w]: [usize; 2]) -> [usize; 2] {
-        self.conv.describe(s, [2 * h, 2 * w])
+    pub fn describe(&self, s: &mut Summary, size: [usize; 2]) -> [usize; 2] {
+        self.conv.describe(s, Rescaling::Nearest.size(size))
     }
-}
-
-fn dims(x: &Tensor) -> ResampleDims {
-    ResampleDims { n: x.n, h: x.h, w: x.w, c: x.c }
 }

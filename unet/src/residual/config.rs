@@ -1,9 +1,10 @@
 //! The configuration of the residual U-Net, in the format of diffusers' `UNet2DModel`.
 
-use serde_json::{Map, Value, json};
+use tweedie_kernels::act::Act;
 
+use super::plan::Plan;
 use crate::UnetError;
-use crate::json::{LARGEST, Reader};
+use crate::json::LARGEST;
 
 /// The `_class_name` of this network.
 pub(crate) const CLASS: &str = "UNet2DModel";
@@ -11,13 +12,110 @@ pub(crate) const CLASS: &str = "UNet2DModel";
 /// More parameters than any published network of this family has: a larger configuration is a mistake.
 const MOST_PARAMETERS: f64 = 4e9;
 
-/// What the blocks of a level are made of.
+/// What the blocks of a level are made of, and how the level changes the size of the image.
+///
+/// Any sequence is allowed in which every level on the way up finds the skip connections that it takes, as diffusers' code
+/// asks for: [`Config::validate`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
-    /// Residual blocks: `DownBlock2D`, `UpBlock2D`.
+    /// Residual blocks, then a convolution: `DownBlock2D`, `UpBlock2D`.
     Plain,
-    /// Residual blocks, each followed by self-attention: `AttnDownBlock2D`, `AttnUpBlock2D`.
+    /// Residual blocks, each followed by self-attention, then what [`Sampling`] says: `AttnDownBlock2D`, `AttnUpBlock2D`.
     Attention,
+    /// Residual blocks, of which the last resamples: `ResnetDownsampleBlock2D`, `ResnetUpsampleBlock2D`.
+    Resnet,
+    /// Residual blocks beside a path of the image itself, both resampled by a FIR filter (Song et al. 2021, appendix H):
+    /// `SkipDownBlock2D`, `SkipUpBlock2D`. Images have three channels.
+    Skip,
+    /// [`Block::Skip`] with self-attention: `AttnSkipDownBlock2D`, `AttnSkipUpBlock2D`.
+    AttentionSkip,
+    /// Residual blocks with every normalisation scaled and shifted by the time embedding, without a skip connection at the
+    /// resampling: `KDownBlock2D`, `KUpBlock2D`.
+    KDiffusion,
+}
+
+impl Block {
+    /// Every kind.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Plain, Self::Attention, Self::Resnet, Self::Skip, Self::AttentionSkip, Self::KDiffusion];
+
+    /// Its name in `down_block_types`.
+    pub fn down_name(self) -> &'static str {
+        match self {
+            Self::Plain => "DownBlock2D",
+            Self::Attention => "AttnDownBlock2D",
+            Self::Resnet => "ResnetDownsampleBlock2D",
+            Self::Skip => "SkipDownBlock2D",
+            Self::AttentionSkip => "AttnSkipDownBlock2D",
+            Self::KDiffusion => "KDownBlock2D",
+        }
+    }
+
+    /// Its name in `up_block_types`.
+    pub fn up_name(self) -> &'static str {
+        match self {
+            Self::Plain => "UpBlock2D",
+            Self::Attention => "AttnUpBlock2D",
+            Self::Resnet => "ResnetUpsampleBlock2D",
+            Self::Skip => "SkipUpBlock2D",
+            Self::AttentionSkip => "AttnSkipUpBlock2D",
+            Self::KDiffusion => "KUpBlock2D",
+        }
+    }
+
+    /// Whether a path of the image itself runs beside it.
+    pub(crate) fn carries_image(self) -> bool {
+        matches!(self, Self::Skip | Self::AttentionSkip)
+    }
+}
+
+/// How a level of [`Block::Attention`] halves or doubles the image: `downsample_type`, `upsample_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampling {
+    /// A convolution of stride 2, or every pixel four times and a convolution: `conv`.
+    Conv,
+    /// A residual block that takes means of 2x2 pixels, or every pixel four times, in both its branches (Dhariwal & Nichol
+    /// 2021, section 3): `resnet`.
+    Resnet,
+}
+
+/// The function of the time that the time embedding begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeEmbedding {
+    /// Sines and cosines of fixed frequencies: `positional`.
+    Positional,
+    /// Sines and cosines of the logarithm at random frequencies, which are stored; the network's output is divided by the
+    /// time (Song et al. 2021, appendix G): `fourier`.
+    Fourier,
+    /// A learned vector for each of the steps 0 to `steps - 1`: `learned`.
+    Learned {
+        /// Rows of the table: `num_train_timesteps`.
+        steps: usize,
+    },
+}
+
+/// The activation of the residual blocks: `act_fn`. The time embedding and the last normalisation always take SiLU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`: `silu`, `swish`.
+    Silu,
+    /// `x tanh(ln(1 + exp(x)))`: `mish`.
+    Mish,
+    /// `x Phi(x)`: `gelu`.
+    Gelu,
+    /// `max(x, 0)`: `relu`.
+    Relu,
+}
+
+impl Activation {
+    pub(crate) fn act(self) -> Act {
+        match self {
+            Self::Silu => Act::Silu,
+            Self::Mish => Act::Mish,
+            Self::Gelu => Act::Gelu,
+            Self::Relu => Act::Relu,
+        }
+    }
 }
 
 /// How the time embedding enters a residual block.
@@ -47,7 +145,16 @@ pub enum DownsamplePadding {
     Symmetric,
 }
 
-/// Whether the middle block contains self-attention.
+/// Whether there is a middle block: `mid_block_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MidBlock {
+    /// `UNetMidBlock2D`.
+    Present,
+    /// null.
+    Absent,
+}
+
+/// Whether the middle block contains self-attention: `add_attention`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MidAttention {
     /// Two residual blocks with attention between them.
@@ -65,13 +172,32 @@ pub enum InputRange {
     Centered,
 }
 
-/// The class embedding.
+/// The class embedding, which is added to the time embedding: `class_embed_type` and `num_class_embeds`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Classes {
-    /// Rows of the embedding: `num_class_embeds`.
-    pub rows: usize,
-    /// Whether the last row is the null condition, which is never trained: `_tweedie_null_class` is its index.
-    pub null: Null,
+pub enum Classes {
+    /// A learned vector for each label: type null.
+    Table {
+        /// Rows of the table: `num_class_embeds`.
+        rows: usize,
+        /// Whether the last row is the null condition, which is never trained: `_tweedie_null_class` is its index.
+        null: Null,
+    },
+    /// The label is embedded as the time is, with layers of its own: type `timestep`. Every sample needs a label.
+    Timestep {
+        /// How many labels there are: `num_class_embeds`, which diffusers does not read here. `None` is every number that the
+        /// time embedding takes.
+        labels: Option<usize>,
+    },
+}
+
+impl Classes {
+    /// The row of the null condition.
+    pub(crate) fn null_row(self) -> Option<usize> {
+        match self {
+            Self::Table { rows, null: Null::LastRow } => Some(rows - 1),
+            _ => None,
+        }
+    }
 }
 
 /// Whether a class embedding has a row for the null condition.
@@ -94,11 +220,13 @@ pub struct Config {
     pub out_channels: usize,
     /// Range of the input.
     pub input_range: InputRange,
+    /// The function of the time that the time embedding begins with.
+    pub time_embedding: TimeEmbedding,
     /// Width of the time embedding; `None` is four times the channels of the first level.
     pub time_embedding_dim: Option<usize>,
-    /// Subtracted from the number of frequencies in the sinusoid's exponent.
+    /// Subtracted from the number of frequencies in the exponent of [`TimeEmbedding::Positional`].
     pub freq_shift: f64,
-    /// Order of the sinusoid's halves.
+    /// Order of the halves of [`TimeEmbedding::Positional`].
     pub sinusoid: SinusoidOrder,
     /// The levels on the way down, the finest first.
     pub down_blocks: Vec<Block>,
@@ -108,16 +236,29 @@ pub struct Config {
     pub channels: Vec<usize>,
     /// Residual blocks per level on the way down (one more on the way up).
     pub layers_per_block: usize,
+    /// How [`Block::Attention`] halves the image.
+    pub downsampling: Sampling,
+    /// How [`Block::Attention`] doubles the image.
+    pub upsampling: Sampling,
+    /// Whether there is a middle block.
+    pub mid_block: MidBlock,
     /// The outputs of the middle block's layers are divided by this.
     pub mid_block_scale_factor: f64,
     /// Padding of the downsampling convolutions.
     pub downsample_padding: DownsamplePadding,
-    /// Channels per attention head; `None` is one head.
+    /// Activation of the residual blocks.
+    pub activation: Activation,
+    /// The share of elements that every residual block zeroes at random in training, from 0 to less than 1. Which ones
+    /// follows from the sample's pixels and time, so that a training step stays a function of its batch.
+    pub dropout: f64,
+    /// Channels per attention head; `None` is one head. Where it does not divide the channels, the heads are narrower than
+    /// these in all, and the projections are not square.
     pub attention_head_dim: Option<usize>,
-    /// Groups of every GroupNorm.
-    pub norm_num_groups: usize,
-    /// Groups of the GroupNorm in the middle attention; `None` is `norm_num_groups`, but no GroupNorm at all there
-    /// with [`TimeScaleShift::ScaleShift`], as in diffusers.
+    /// Groups of every GroupNorm; [`Block::Skip`], [`Block::AttentionSkip`] and [`Block::KDiffusion`] have rules of their own.
+    /// `None`, which the other blocks do not allow, is a quarter of the channels, at most 32.
+    pub norm_num_groups: Option<usize>,
+    /// Groups of the GroupNorm in the middle attention; `None` is as many as in the middle block, but no GroupNorm at all
+    /// there with [`TimeScaleShift::ScaleShift`], as in diffusers.
     pub attn_norm_num_groups: Option<usize>,
     /// Added to the variance in every GroupNorm.
     pub norm_eps: f64,
@@ -138,6 +279,7 @@ impl Default for Config {
             in_channels: 3,
             out_channels: 3,
             input_range: InputRange::AsIs,
+            time_embedding: TimeEmbedding::Positional,
             time_embedding_dim: None,
             freq_shift: 0.0,
             sinusoid: SinusoidOrder::CosSin,
@@ -145,10 +287,15 @@ impl Default for Config {
             up_blocks: vec![Attention, Attention, Attention, Plain],
             channels: vec![224, 448, 672, 896],
             layers_per_block: 2,
+            downsampling: Sampling::Conv,
+            upsampling: Sampling::Conv,
+            mid_block: MidBlock::Present,
             mid_block_scale_factor: 1.0,
             downsample_padding: DownsamplePadding::Symmetric,
+            activation: Activation::Silu,
+            dropout: 0.0,
             attention_head_dim: Some(8),
-            norm_num_groups: 32,
+            norm_num_groups: Some(32),
             attn_norm_num_groups: None,
             norm_eps: 1e-5,
             time_scale_shift: TimeScaleShift::Default,
@@ -158,147 +305,7 @@ impl Default for Config {
     }
 }
 
-/// A choice between the values `false` and `true`.
-fn flag<T>(no: T, yes: T) -> [(Value, T); 2] {
-    [(json!(false), no), (json!(true), yes)]
-}
-
 impl Config {
-    /// Reads the contents of a `config.json`.
-    ///
-    /// Missing keys take diffusers' defaults, keys that begin with `_` are metadata (of which `_use_default_values`
-    /// and `_tweedie_null_class` are heeded).
-    ///
-    /// # Errors
-    /// For every key, value or combination that this network does not support, by name.
-    pub fn from_json(map: &Map<String, Value>) -> Result<Self, UnetError> {
-        let mut reader = Reader::new(CLASS, map);
-        let r = &mut reader;
-        let default = Self::default();
-        // Values that mean what is always done here; whatever else they could be changes the network.
-        r.choice("time_embedding_type", (), &[(json!("positional"), ())])?;
-        r.choice("mid_block_type", (), &[(json!("UNetMidBlock2D"), ())])?;
-        r.choice("downsample_type", (), &[(json!("conv"), ())])?;
-        r.choice("upsample_type", (), &[(json!("conv"), ())])?;
-        r.choice("act_fn", (), &[(json!("silu"), ()), (json!("swish"), ())])?;
-        r.choice("class_embed_type", (), &[(Value::Null, ())])?;
-        r.number("dropout", 0.0, |x| x == 0.0, "0 (dropout is not supported)")?;
-        // Only learned time embeddings, which are refused above, read this one.
-        r.optional("num_train_timesteps", None, 0)?;
-
-        let config = Self {
-            sample_size: sample_size(r)?,
-            in_channels: r.integer("in_channels", default.in_channels, 1)?,
-            out_channels: r.integer("out_channels", default.out_channels, 1)?,
-            input_range: r.choice(
-                "center_input_sample",
-                default.input_range,
-                &flag(InputRange::AsIs, InputRange::Centered),
-            )?,
-            time_embedding_dim: r.optional("time_embedding_dim", None, 1)?,
-            freq_shift: r.number("freq_shift", 0.0, |_| true, "a number")?,
-            sinusoid: r.choice(
-                "flip_sin_to_cos",
-                default.sinusoid,
-                &flag(SinusoidOrder::SinCos, SinusoidOrder::CosSin),
-            )?,
-            down_blocks: r.choices(
-                "down_block_types",
-                &default.down_blocks,
-                &[("DownBlock2D", Block::Plain), ("AttnDownBlock2D", Block::Attention)],
-            )?,
-            up_blocks: r.choices(
-                "up_block_types",
-                &default.up_blocks,
-                &[("UpBlock2D", Block::Plain), ("AttnUpBlock2D", Block::Attention)],
-            )?,
-            channels: r.integers("block_out_channels", &default.channels)?,
-            layers_per_block: r.integer("layers_per_block", default.layers_per_block, 1)?,
-            mid_block_scale_factor: r.number("mid_block_scale_factor", 1.0, |x| x > 0.0, "a number above 0")?,
-            downsample_padding: r.choice(
-                "downsample_padding",
-                default.downsample_padding,
-                &[(json!(0), DownsamplePadding::Asymmetric), (json!(1), DownsamplePadding::Symmetric)],
-            )?,
-            attention_head_dim: r.optional("attention_head_dim", default.attention_head_dim, 1)?,
-            norm_num_groups: r.integer("norm_num_groups", default.norm_num_groups, 1)?,
-            attn_norm_num_groups: r.optional("attn_norm_num_groups", None, 1)?,
-            norm_eps: r.number("norm_eps", default.norm_eps, |x| x > 0.0, "a number above 0")?,
-            time_scale_shift: r.choice(
-                "resnet_time_scale_shift",
-                default.time_scale_shift,
-                &[(json!("default"), TimeScaleShift::Default), (json!("scale_shift"), TimeScaleShift::ScaleShift)],
-            )?,
-            mid_attention: r.choice(
-                "add_attention",
-                default.mid_attention,
-                &flag(MidAttention::Without, MidAttention::With),
-            )?,
-            classes: classes(r)?,
-        };
-        reader.finish()?;
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// The contents of a `config.json` that diffusers loads, and [`Config::from_json`] reads back.
-    pub fn to_json(&self) -> Map<String, Value> {
-        let block = |prefix: &str, direction: &str, block: &Block| match block {
-            Block::Plain => format!("{direction}Block2D"),
-            Block::Attention => format!("{prefix}{direction}Block2D"),
-        };
-        let sample_size = match self.sample_size {
-            None => Value::Null,
-            Some([h, w]) if h == w => json!(h),
-            Some(size) => json!(size),
-        };
-        // Whole numbers are written as such, which is how diffusers writes its integer defaults.
-        let number = |x: f64| if x.fract() == 0.0 && x.abs() < 1e9 { json!(x as i64) } else { json!(x) };
-        let value = json!({
-            "_class_name": CLASS,
-            "_diffusers_version": "0.42.1",
-            "act_fn": "silu",
-            "add_attention": self.mid_attention == MidAttention::With,
-            "attention_head_dim": self.attention_head_dim,
-            "attn_norm_num_groups": self.attn_norm_num_groups,
-            "block_out_channels": self.channels,
-            "center_input_sample": self.input_range == InputRange::Centered,
-            "class_embed_type": null,
-            "down_block_types": self.down_blocks.iter().map(|b| block("Attn", "Down", b)).collect::<Vec<_>>(),
-            "downsample_padding": match self.downsample_padding {
-                DownsamplePadding::Asymmetric => 0,
-                DownsamplePadding::Symmetric => 1,
-            },
-            "downsample_type": "conv",
-            "dropout": 0.0,
-            "flip_sin_to_cos": self.sinusoid == SinusoidOrder::CosSin,
-            "freq_shift": number(self.freq_shift),
-            "in_channels": self.in_channels,
-            "layers_per_block": self.layers_per_block,
-            "mid_block_scale_factor": number(self.mid_block_scale_factor),
-            "mid_block_type": "UNetMidBlock2D",
-            "norm_eps": self.norm_eps,
-            "norm_num_groups": self.norm_num_groups,
-            "num_class_embeds": self.classes.map(|c| c.rows),
-            "num_train_timesteps": null,
-            "out_channels": self.out_channels,
-            "resnet_time_scale_shift": match self.time_scale_shift {
-                TimeScaleShift::Default => "default",
-                TimeScaleShift::ScaleShift => "scale_shift",
-            },
-            "sample_size": sample_size,
-            "time_embedding_dim": self.time_embedding_dim,
-            "time_embedding_type": "positional",
-            "up_block_types": self.up_blocks.iter().map(|b| block("Attn", "Up", b)).collect::<Vec<_>>(),
-            "upsample_type": "conv",
-        });
-        let Value::Object(mut map) = value else { unreachable!("the macro was given an object") };
-        if let Some(Classes { rows, null: Null::LastRow }) = self.classes {
-            map.insert("_tweedie_null_class".into(), json!(rows - 1));
-        }
-        map
-    }
-
     /// Number of levels.
     pub fn levels(&self) -> usize {
         self.channels.len()
@@ -309,27 +316,17 @@ impl Config {
         self.time_embedding_dim.unwrap_or(4 * self.channels[0])
     }
 
-    /// Attention heads for `c` channels.
-    pub(crate) fn heads(&self, c: usize) -> usize {
-        self.attention_head_dim.map_or(1, |width| c / width)
-    }
-
-    /// Channels of every skip connection in the order in which the way down makes them.
-    pub(crate) fn skips(&self) -> Vec<usize> {
-        let mut skips = vec![self.channels[0]];
-        for (level, &c) in self.channels.iter().enumerate() {
-            let downsampled = usize::from(level + 1 < self.levels());
-            skips.extend(std::iter::repeat_n(c, self.layers_per_block + downsampled));
-        }
-        skips
-    }
-
     /// Whether the values fit together.
     ///
     /// # Errors
-    /// If a width cannot be divided into its groups or heads, if the lists differ in length, or if a value is out of
-    /// range.
+    /// If a width cannot be divided into its groups or heads, if the lists differ in length, if the blocks do not find the
+    /// skip connections that they take, or if a value is out of range.
     pub fn validate(&self) -> Result<(), UnetError> {
+        self.plan().map(|_| ())
+    }
+
+    /// The layers that follow, once the configuration has been checked.
+    pub(crate) fn plan(&self) -> Result<Plan, UnetError> {
         let levels = self.levels();
         if !(1..=8).contains(&levels) || self.down_blocks.len() != levels || self.up_blocks.len() != levels {
             return Err(inconsistent(format!(
@@ -339,8 +336,7 @@ impl Config {
                 self.up_blocks.len()
             )));
         }
-        let sizes =
-            [self.in_channels, self.out_channels, self.layers_per_block, self.norm_num_groups, self.embedding()];
+        let sizes = [self.in_channels, self.out_channels, self.layers_per_block, self.embedding()];
         if let Some(bad) = sizes.iter().chain(&self.channels).find(|&&size| !(1..=4 * LARGEST).contains(&size)) {
             return Err(inconsistent(format!("every size should be at least 1 and reasonable, found {bad}")));
         }
@@ -349,20 +345,19 @@ impl Config {
                 return Err(inconsistent(format!("`{key}` should be a number above 0, found {value}")));
             }
         }
-        let half = (self.channels[0] / 2) as f64;
-        if self.freq_shift.is_nan() || self.freq_shift >= half {
-            return Err(inconsistent(format!(
-                "`freq_shift` {} should be less than half of the first of `block_out_channels`, {half}",
-                self.freq_shift
-            )));
+        if !(0.0..1.0).contains(&self.dropout) {
+            let found = self.dropout;
+            return Err(inconsistent(format!("`dropout` should be at least 0 and less than 1, found {found}")));
         }
-        if let Some(Classes { rows, null }) = self.classes
-            && rows < 1 + usize::from(null == Null::LastRow)
-        {
-            return Err(inconsistent(format!("`num_class_embeds` {rows} leaves no row for a class")));
+        self.check_time()?;
+        let rows = match self.classes {
+            Some(Classes::Table { rows, null }) => rows > usize::from(null == Null::LastRow),
+            Some(Classes::Timestep { labels }) => labels != Some(0),
+            None => true,
+        };
+        if !rows {
+            return Err(inconsistent("`num_class_embeds` leaves no row for a class".to_owned()));
         }
-        self.check_groups()?;
-        self.check_heads()?;
         let parameters = self.estimated_parameters();
         if parameters > MOST_PARAMETERS {
             return Err(inconsistent(format!(
@@ -370,93 +365,43 @@ impl Config {
                  reduce `block_out_channels` or `layers_per_block`"
             )));
         }
-        Ok(())
+        Plan::new(self)
     }
 
-    fn check_groups(&self) -> Result<(), UnetError> {
-        let groups = self.norm_num_groups;
-        let mut skips = self.skips();
-        let mut widths = self.channels.clone();
-        let mut c = self.channels[self.levels() - 1];
-        for &own in self.channels.iter().rev() {
-            for _ in 0..=self.layers_per_block {
-                widths.push(c + skips.pop().unwrap_or_default());
-                c = own;
+    fn check_time(&self) -> Result<(), UnetError> {
+        let half = (self.channels[0] / 2) as f64;
+        match self.time_embedding {
+            TimeEmbedding::Positional if self.freq_shift.is_nan() || self.freq_shift >= half => {
+                Err(inconsistent(format!(
+                    "`freq_shift` {} should be less than half of the first of `block_out_channels`, {half}",
+                    self.freq_shift
+                )))
             }
-        }
-        if let Some(c) = widths.iter().find(|&&c| c % groups != 0) {
-            return Err(inconsistent(format!(
-                "`norm_num_groups` {groups} does not divide {c} channels, which one of the layers has; \
-                 choose a divisor of every entry of `block_out_channels`"
-            )));
-        }
-        let mid = self.channels[self.levels() - 1];
-        match self.attn_norm_num_groups {
-            Some(groups) if !mid.is_multiple_of(groups) => Err(inconsistent(format!(
-                "`attn_norm_num_groups` {groups} does not divide the last of `block_out_channels`, {mid}"
-            ))),
+            TimeEmbedding::Learned { steps: 0 } => Err(inconsistent(
+                "`num_train_timesteps` should be at least 1 where `time_embedding_type` is \"learned\"".to_owned(),
+            )),
             _ => Ok(()),
         }
     }
 
-    fn check_heads(&self) -> Result<(), UnetError> {
-        let Some(width) = self.attention_head_dim else { return Ok(()) };
-        if width == 0 {
-            return Err(inconsistent("`attention_head_dim` should be at least 1, found 0".to_owned()));
-        }
-        let down = self.down_blocks.iter().zip(&self.channels);
-        let up = self.up_blocks.iter().zip(self.channels.iter().rev());
-        let levels = down.chain(up).filter(|(block, _)| **block == Block::Attention).map(|(_, &c)| c);
-        let mid = (self.mid_attention == MidAttention::With).then(|| self.channels[self.levels() - 1]);
-        match levels.chain(mid).find(|&c| c % width != 0) {
-            None => Ok(()),
-            Some(c) => Err(inconsistent(format!(
-                "`attention_head_dim` {width} (channels per head) does not divide a level of {c} channels with attention"
-            ))),
-        }
-    }
-
     /// The convolutions of the residual blocks, as if every input had the channels of a concatenation.
-    fn estimated_parameters(&self) -> f64 {
+    pub(crate) fn estimated_parameters(&self) -> f64 {
         let layers = (2 * self.layers_per_block + 3) as f64;
         let embedding = self.embedding() as f64;
         let blocks = self.channels.iter().map(|&c| layers * (27.0 * (c as f64).powi(2) + 2.0 * c as f64 * embedding));
         let ends = (self.in_channels + self.out_channels) as f64 * 9.0 * self.channels[0] as f64;
-        let classes = self.classes.map_or(0.0, |c| c.rows as f64 * embedding);
-        blocks.sum::<f64>() + ends + classes + embedding * embedding
+        let classes = match self.classes {
+            Some(Classes::Table { rows, .. }) => rows as f64 * embedding,
+            _ => 0.0,
+        };
+        let steps = match self.time_embedding {
+            TimeEmbedding::Learned { steps } => steps as f64 * self.channels[0] as f64,
+            _ => 0.0,
+        };
+        blocks.sum::<f64>() + ends + classes + steps + embedding * embedding
     }
 }
 
-fn inconsistent(message: String) -> UnetError {
+pub(super) fn inconsistent(message: String) -> UnetError {
     UnetError::Inconsistent { class: CLASS, message }
-}
-
-fn sample_size(r: &mut Reader<'_>) -> Result<Option<[usize; 2]>, UnetError> {
-    let side = |v: &Value| v.as_u64().filter(|x| (1..=LARGEST as u64).contains(x)).map(|x| x as usize);
-    let size = match r.get("sample_size") {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Array(sides)) if sides.len() == 2 => side(&sides[0]).zip(side(&sides[1])).map(|(h, w)| [h, w]),
-        Some(value) => side(value).map(|x| [x, x]),
-    };
-    match size {
-        Some(size) => Ok(Some(size)),
-        None => Err(r.refuse("sample_size", "null, a whole number from 1, or two of them (height, width)")),
-    }
-}
-
-fn classes(r: &mut Reader<'_>) -> Result<Option<Classes>, UnetError> {
-    let rows = r.optional("num_class_embeds", None, 1)?;
-    let null = r.optional("_tweedie_null_class", None, 0)?;
-    match (rows, null) {
-        (None, None) => Ok(None),
-        (Some(rows), None) => Ok(Some(Classes { rows, null: Null::Absent })),
-        (Some(rows), Some(null)) if null + 1 == rows => Ok(Some(Classes { rows, null: Null::LastRow })),
-        (rows, Some(_)) => Err(r.refuse(
-            "_tweedie_null_class",
-            match rows {
-                Some(rows) => format!("{}, the last row of the class embedding (`num_class_embeds` - 1)", rows - 1),
-                None => "absent, since `num_class_embeds` is null".into(),
-            },
-        )),
-    }
 }

@@ -1,11 +1,11 @@
 //! The residual U-Net: GroupNorm, SiLU, self-attention at chosen levels, time and class embedding.
 //!
 //! ```text
-//! e    = W2 SiLU(W1 sinusoid(t) + b1) + b2 (+ class embedding)
-//! down: per level `layers` residual blocks (+ attention), then a stride-2 convolution; every output is a skip
+//! e    = W2 SiLU(W1 projection(t) + b1) + b2 (+ class embedding)
+//! down: per level `layers` residual blocks (+ attention), then half the size; every output is a skip
 //! mid:  residual block, attention, residual block
-//! up:   per level `layers + 1` residual blocks on [h, skip] (+ attention), then nearest x2 and a convolution
-//! out:  conv(SiLU(GN(h)))
+//! up:   per level `layers + 1` residual blocks on [h, skip] (+ attention), then twice the size
+//! out:  conv(SiLU(GN(h))), with Fourier embeddings divided by t
 //! ```
 //!
 //! Ho et al. 2020, appendix B, and Dhariwal & Nichol 2021, section 3; keys and configuration are those of diffusers'
@@ -14,27 +14,33 @@
 mod blocks;
 mod config;
 mod embed;
+mod json;
+mod plan;
 
 pub(crate) use config::CLASS;
 pub use config::{
-    Block, Classes, Config, DownsamplePadding, InputRange, MidAttention, Null, SinusoidOrder, TimeScaleShift,
+    Activation, Block, Classes, Config, DownsamplePadding, InputRange, MidAttention, MidBlock, Null, Sampling,
+    SinusoidOrder, TimeEmbedding, TimeScaleShift,
 };
 
 use std::sync::Arc;
 
 use ndarray::{Array4, ArrayView4};
-use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, Params};
+use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, ParamTable, Params};
 use tweedie_kernels::act::Act;
+use tweedie_kernels::dropout;
 
 use crate::UnetError;
 use crate::init::Init;
-use crate::layers::{Conv, GroupNorm, Place};
+use crate::json::LARGEST;
+use crate::layers::{Conv, EmbeddedGradient, Gradient, GroupNorm, Place};
 use crate::request::{self, Request};
 use crate::summary::Summary;
 use crate::tensor::{Pool, Tape, Tensor};
 use crate::weights::{Builder, Pass, Weights};
-use blocks::{DownLevel, Mid, UpLevel};
+use blocks::{Backflow, DownLevel, Flow, Mid, UpLevel};
 use embed::Embed;
+use plan::Plan;
 
 /// A residual U-Net with its parameters.
 #[derive(Clone)]
@@ -43,6 +49,8 @@ pub struct Residual {
     layers: Layers,
     weights: Weights,
     pool: Pool,
+    /// What the sides of an image are at least.
+    least_side: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -50,8 +58,10 @@ struct Layers {
     embed: Embed,
     conv_in: Conv,
     down: Vec<DownLevel>,
-    mid: Mid,
+    mid: Option<Mid>,
     up: Vec<UpLevel>,
+    /// Skips that the way up leaves.
+    unread: usize,
     conv_norm_out: GroupNorm,
     conv_out: Conv,
 }
@@ -63,46 +73,44 @@ impl std::fmt::Debug for Residual {
 }
 
 impl Layers {
-    fn new(b: &mut Builder, config: &Config) -> Self {
-        let c = &config.channels;
-        let conv_in = Conv::same(b, "conv_in", config.in_channels, c[0], 3, Place::Inner);
+    fn new(b: &mut Builder, config: &Config, plan: &Plan) -> Self {
+        let c = config.channels[0];
+        let conv_in = Conv::same(b, "conv_in", config.in_channels, c, 3, Place::Inner);
         let embed = Embed::new(b, config);
-        let down = (0..config.levels()).map(|level| DownLevel::new(b, config, level)).collect();
-        let mid = Mid::new(b, config);
-        let mut skips = config.skips();
-        let up = (0..config.levels()).map(|position| UpLevel::new(b, config, position, &mut skips)).collect();
-        let (groups, eps) = (config.norm_num_groups, config.norm_eps as f32);
-        let conv_norm_out = GroupNorm::new(b, "conv_norm_out", c[0], groups, eps, Act::Silu);
-        let conv_out = Conv::same(b, "conv_out", c[0], config.out_channels, 3, Place::EndsResidual);
-        Self { embed, conv_in, down, mid, up, conv_norm_out, conv_out }
+        let down = plan.down.iter().enumerate().map(|(level, plan)| DownLevel::new(b, config, level, plan)).collect();
+        let mid = plan.mid.as_ref().map(|plan| Mid::new(b, config, plan));
+        let up = plan.up.iter().enumerate().map(|(position, plan)| UpLevel::new(b, config, position, plan)).collect();
+        let conv_norm_out = GroupNorm::new(b, "conv_norm_out", c, plan.out_groups, config.norm_eps as f32, Act::Silu);
+        let conv_out = Conv::same(b, "conv_out", c, config.out_channels, 3, Place::EndsResidual);
+        Self { embed, conv_in, down, mid, up, unread: plan.unread, conv_norm_out, conv_out }
     }
 
-    fn forward(
-        &self,
-        p: &Pass<'_>,
-        x: Tensor,
-        times: &[f64],
-        ids: Option<&[Option<usize>]>,
-        tape: &mut Tape,
-    ) -> Tensor {
-        let e = Arc::new(self.embed.forward(p, times, ids, tape));
-        let mut h = Arc::new(self.conv_in.forward(p, &x));
-        tape.push(x);
-        let mut skips = vec![h.clone()];
+    fn forward(&self, p: &Pass<'_>, x: Tensor, times: &[f64], ids: &[Option<usize>], tape: &mut Tape) -> Tensor {
+        let e = self.embed.forward(p, times, ids, tape);
+        let x = Arc::new(x);
+        let hidden = Arc::new(self.conv_in.forward(p, &x));
+        tape.push(x.clone());
+        let mut flow = Flow { skips: vec![hidden.clone()], hidden, image: Some(x) };
         for level in &self.down {
-            h = level.forward(p, h, &e, &mut skips, tape);
+            level.forward(p, &mut flow, &e, tape);
         }
-        h = self.mid.forward(p, h, &e, tape);
+        if let Some(mid) = &self.mid {
+            mid.forward(p, &mut flow, &e, tape);
+        }
+        // The way up carries an image of its own.
+        flow.image = None;
         for level in &self.up {
-            h = level.forward(p, h, &e, &mut skips, tape);
+            level.forward(p, &mut flow, &e, tape);
         }
-        drop(skips);
-        let (a, stats) = self.conv_norm_out.forward(p, &h, None);
-        let y = self.conv_out.forward(p, &a);
-        tape.push(h);
+        let Flow { hidden, image, .. } = flow;
+        let (a, stats) = self.conv_norm_out.forward(p, &hidden, None);
+        let mut y = self.conv_out.forward(p, &a);
+        if let Some(image) = image {
+            y.add(&image);
+        }
+        tape.push(hidden);
         tape.push(stats);
         tape.push(a);
-        tape.push(e);
         y
     }
 
@@ -110,31 +118,37 @@ impl Layers {
         &self,
         p: &Pass<'_>,
         tape: &mut Tape,
-        dy: &Tensor,
-        ids: Option<&[Option<usize>]>,
+        dy: Tensor,
+        (times, ids): (&[f64], &[Option<usize>]),
         grads: &mut [f32],
     ) -> Tensor {
-        let (e, a, stats, h) = (tape.pop(), tape.pop(), tape.pop(), tape.pop());
-        let mut de = p.pool.zeros_like(&e);
-        drop(e);
-        let da = self.conv_out.backward_new(p, &a, dy, grads);
+        let (a, stats, h) = (tape.pop(), tape.pop(), tape.pop());
+        let mut dh = self.conv_out.backward_new(p, &a, &dy, grads);
         drop(a);
-        let mut dh = p.pool.zeros_like(&h);
-        self.conv_norm_out.backward(p, (&h, &stats), None, &da, &mut dh, None, grads);
-        drop((h, stats, da));
+        self.conv_norm_out.backward(p, (&h, &stats), None, Gradient::InPlace(&mut dh), None, grads);
+        drop((h, stats));
+        let [raw, active] = [(); 2].map(|()| p.pool.zeros_of([dy.n, 1, 1, self.embed.width()]));
+        let embedded = EmbeddedGradient { raw, active };
         // The skips were consumed last in, first out, so the way back up meets them in the order of their making.
-        let mut dskips = Vec::new();
+        let skips = (0..self.unread).map(|_| None).collect();
+        let image = self.up.iter().any(UpLevel::makes_image).then_some(dy);
+        let mut back = Backflow { hidden: dh, skips, image, embedded };
         for level in self.up.iter().rev() {
-            dh = level.backward(p, tape, dh, &mut de, &mut dskips, grads);
+            level.backward(p, tape, &mut back, grads);
         }
-        dh = self.mid.backward(p, tape, dh, &mut de, grads);
+        if let Some(mid) = &self.mid {
+            mid.backward(p, tape, &mut back, grads);
+        }
         for level in self.down.iter().rev() {
-            dh = level.backward(p, tape, dh, &mut de, &mut dskips, grads);
+            level.backward(p, tape, &mut back, grads);
         }
-        dh.add(&dskips.pop().expect("the first skip is the output of conv_in"));
+        back.add_skip();
         let x = tape.pop();
-        let dx = self.conv_in.backward_new(p, &x, &dh, grads);
-        self.embed.backward(p, tape, &de, ids, grads);
+        let mut dx = self.conv_in.backward_new(p, &x, &back.hidden, grads);
+        if let Some(image) = back.image {
+            dx.add(&image);
+        }
+        self.embed.backward(p, tape, back.embedded, (times, ids), grads);
         dx
     }
 }
@@ -146,10 +160,21 @@ impl Residual {
     /// # Errors
     /// If the configuration is not consistent, see [`Config::validate`].
     pub fn new(config: Config) -> Result<Self, UnetError> {
-        config.validate()?;
+        let plan = config.plan()?;
         let mut b = Builder::default();
-        let layers = Layers::new(&mut b, &config);
-        Ok(Self { config, layers, weights: b.finish(), pool: Pool::default() })
+        let layers = Layers::new(&mut b, &config, &plan);
+        Ok(Self { config, layers, weights: b.finish(), pool: Pool::default(), least_side: plan.least_side })
+    }
+
+    /// The parameters of a network, without their values.
+    ///
+    /// # Errors
+    /// As [`Residual::new`].
+    pub(crate) fn table(config: &Config) -> Result<ParamTable, UnetError> {
+        let plan = config.plan()?;
+        let mut b = Builder::default();
+        Layers::new(&mut b, config, &plan);
+        Ok(b.params)
     }
 
     /// The configuration.
@@ -171,13 +196,19 @@ impl Residual {
         for level in &l.down {
             size = level.describe(&mut s, size);
         }
-        l.mid.describe(&mut s, size);
+        if let Some(mid) = &l.mid {
+            mid.describe(&mut s, size);
+        }
         for level in &l.up {
             size = level.describe(&mut s, size);
         }
         l.conv_norm_out.describe(&mut s, size);
         l.conv_out.describe(&mut s, size);
         s
+    }
+
+    pub(crate) fn packed_floats(&self) -> usize {
+        self.weights.packed_floats()
     }
 
     /// What the sides of an image have to be multiples of.
@@ -194,15 +225,33 @@ impl Residual {
     ) -> Result<Request<'a>, DenoiserError> {
         let request = Request { operation, x, times, labels: condition.as_labels() };
         request.check(self.config.in_channels, self.size_multiple())?;
+        request.check_least_side(self.least_side)?;
         request.check_labels(self.classes(), self.has_null_condition())?;
+        match self.config.time_embedding {
+            TimeEmbedding::Positional => {}
+            TimeEmbedding::Fourier => {
+                let by_time = matches!(self.config.classes, Some(Classes::Timestep { .. }));
+                request.check_positive(if by_time { "time or label" } else { "time" }, by_time)?;
+            }
+            TimeEmbedding::Learned { steps } => request.check_steps(steps)?,
+        }
         Ok(request)
     }
 
-    /// The row of the class embedding of every sample, for a network that has one.
-    fn ids(&self, labels: &[Option<usize>]) -> Option<Vec<Option<usize>>> {
-        let Classes { rows, null } = self.config.classes?;
-        let null = (null == Null::LastRow).then_some(rows - 1);
-        Some(labels.iter().map(|label| label.or(null)).collect())
+    /// The row of the class embedding of every sample.
+    fn ids(&self, labels: &[Option<usize>]) -> Vec<Option<usize>> {
+        let null = self.config.classes.and_then(Classes::null_row);
+        labels.iter().map(|label| label.or(null)).collect()
+    }
+
+    /// Divides every sample by its time where the embedding is Fourier's; the gradient likewise.
+    fn divide_by_time(&self, times: &[f64], y: &mut Tensor) {
+        if self.config.time_embedding == TimeEmbedding::Fourier {
+            let len = y.hw() * y.c;
+            for (y, time) in y.data.chunks_exact_mut(len).zip(times) {
+                y.iter_mut().for_each(|y| *y = (f64::from(*y) / time) as f32);
+            }
+        }
     }
 
     /// `x` channels last, in the range that the first convolution expects.
@@ -224,19 +273,28 @@ impl Network for Residual {
     ) -> Result<Array4<f32>, DenoiserError> {
         let request = self.request("predicting with UNet2DModel", x, timesteps, condition)?;
         let filters = self.weights.for_predict();
-        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool };
+        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool, dropout: &[] };
         Ok(request.in_chunks(self.config.out_channels, self.config.channels[0], |part| {
             let ids = self.ids(part.labels);
-            self.layers.forward(&p, self.input(part.x), part.times, ids.as_deref(), &mut Tape::forgetting())
+            let mut y = self.layers.forward(&p, self.input(part.x), part.times, &ids, &mut Tape::forgetting());
+            self.divide_by_time(part.times, &mut y);
+            y
         }))
     }
 
     fn classes(&self) -> usize {
-        self.config.classes.map_or(0, |c| c.rows - usize::from(c.null == Null::LastRow))
+        match (self.config.classes, self.config.time_embedding) {
+            (None, _) => 0,
+            (Some(Classes::Table { rows, null }), _) => rows - usize::from(null == Null::LastRow),
+            (Some(Classes::Timestep { labels }), TimeEmbedding::Learned { steps }) => {
+                labels.map_or(steps, |n| n.min(steps))
+            }
+            (Some(Classes::Timestep { labels }), _) => labels.unwrap_or(LARGEST),
+        }
     }
 
     fn has_null_condition(&self) -> bool {
-        self.config.classes.is_none_or(|c| c.null == Null::LastRow)
+        self.config.classes.is_none_or(|classes| classes.null_row().is_some())
     }
 }
 
@@ -261,17 +319,34 @@ impl NetworkGrad for Residual {
         request.check_grads(grads, self.weights.params().len())?;
         let ids = self.ids(request.labels);
         let filters = self.weights.for_training();
-        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool };
+        let x = self.input(request.x);
+        let dropout = if self.config.dropout > 0.0 { dropout_keys(&x, request.times) } else { Vec::new() };
+        let values = self.weights.params().values();
+        let p = Pass { values, filters: &filters, pool: &self.pool, dropout: &dropout };
         let mut tape = Tape::recording();
-        let y = self.layers.forward(&p, self.input(request.x), request.times, ids.as_deref(), &mut tape);
-        let dy = request.cotangent(&self.pool, y, loss)?;
-        let mut dx = self.layers.backward(&p, &mut tape, &dy, ids.as_deref(), grads);
+        let mut y = self.layers.forward(&p, x, request.times, &ids, &mut tape);
+        self.divide_by_time(request.times, &mut y);
+        let mut dy = request.cotangent(&self.pool, y, loss)?;
+        self.divide_by_time(request.times, &mut dy);
+        let mut dx = self.layers.backward(&p, &mut tape, dy, (request.times, &ids), grads);
         debug_assert!(tape.is_empty(), "backward takes everything that forward has saved");
         if self.config.input_range == InputRange::Centered {
             dx.scale(2.0);
         }
         Ok(request::to_array(&dx))
     }
+}
+
+/// A key for every sample, by which its elements are dropped: a hash of its pixels and its time.
+///
+/// In training these hold fresh noise at every step, so no two steps drop alike; and a step remains a function of its batch
+/// and the parameters alone, for any number of threads.
+fn dropout_keys(x: &Tensor, times: &[f64]) -> Vec<u64> {
+    let len = x.hw() * x.c;
+    let key = |(x, time): (&[f32], &f64)| {
+        x.iter().fold(time.to_bits(), |key, x| dropout::derive(key, u64::from(x.to_bits())))
+    };
+    x.data.chunks_exact(len).zip(times).map(key).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tiles::{PATCH, POINTS, Tile, input_transform, uses};
-use crate::act::{Act, Activation, Identity, Relu, Silu};
+use crate::act::{Act, Activation, Identity, per_act};
 use crate::conv::part::Part;
 use crate::simd::Simd;
 
@@ -43,11 +43,11 @@ impl Source<'_> {
                 let view = View { part, h: self.h, w: self.w, channels, row, plane };
                 // SAFETY: `patches` has room for the channels of every point of every tile, and those wanted begin here.
                 let target = unsafe { patches.as_mut_ptr().add(wanted.start - start) };
-                match (part.is_plain(), part.map.map_or(Act::None, |map| map.act)) {
-                    (true, _) => view.tiles::<S, Identity, true>(s, tiles, target),
-                    (_, Act::None) => view.tiles::<S, Identity, false>(s, tiles, target),
-                    (_, Act::Relu) => view.tiles::<S, Relu, false>(s, tiles, target),
-                    (_, Act::Silu) => view.tiles::<S, Silu, false>(s, tiles, target),
+                if part.is_plain() {
+                    view.tiles::<S, Identity, true>(s, tiles, target);
+                } else {
+                    let act = part.map.map_or(Act::None, |map| map.act);
+                    per_act!(act, A => view.tiles::<S, A, false>(s, tiles, target));
                 }
             }
             first += part.channels;

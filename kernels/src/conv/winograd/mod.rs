@@ -11,6 +11,8 @@
 
 mod input;
 mod panels;
+#[cfg(test)]
+mod tests;
 mod tiles;
 pub(super) mod weight;
 
@@ -23,17 +25,21 @@ pub(super) use panels::WinogradPanels;
 
 use super::ConvDims;
 use super::part::{Part, Target};
+use crate::cache;
 use crate::par::{Kept, Shared, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 use input::Source;
 use tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, output_transform, uses};
 
 /// Floats of transformed input that a block should have at most, and the fewest tiles that make good use of the filters
-/// that stream past it: 0.9 MB, so that its products fit beside it in the 2 MB second-level cache that processors with
-/// AVX-512 mostly have, and a quarter of that elsewhere.
-fn block_limits(isa: Isa) -> (usize, usize) {
-    match isa {
-        Isa::Avx512 => (6400 * POINTS, 24),
+/// that stream past it. With AVX-512 the input takes 0.44 of the second-level cache, so that its products fit beside it;
+/// elsewhere there is not always such a cache, and a quarter of a megabyte did as well as more. Sums over channels have the
+/// same order in blocks of any size.
+fn block_limits(isa: Isa, cache: Option<usize>) -> (usize, usize) {
+    const LARGE: usize = 2 << 20;
+    match (isa, cache.unwrap_or(LARGE)) {
+        (Isa::Avx512, LARGE..) => (6400 * POINTS, 24),
+        (Isa::Avx512, bytes) => ((bytes / 9).max(1600 * POINTS), 12),
         _ => (1600 * POINTS, 12),
     }
 }
@@ -65,8 +71,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(isa: Isa, tiles: usize, channels: usize, panels: usize) -> Self {
-        let (floats, fewest) = block_limits(isa);
+    fn new((floats, fewest): (usize, usize), tiles: usize, channels: usize, panels: usize) -> Self {
         let wide = (floats / POINTS / channels / 12 * 12).clamp(fewest, MOST_TILES);
         let shared = tiles.div_ceil(TASKS.div_ceil(panels)).next_multiple_of(6);
         let block = wide.min(shared).max(1);
@@ -95,8 +100,20 @@ pub(super) fn convolve(
     bias: Option<&[f32]>,
     targets: &mut [Target<'_>],
 ) {
+    convolve_in_blocks(block_limits(filter.isa, cache::second_level()), d, parts, filter, bias, targets);
+}
+
+/// As [`convolve`], in blocks within these limits, which do not change a bit of the result.
+fn convolve_in_blocks(
+    limits: (usize, usize),
+    d: &ConvDims,
+    parts: &[Part<'_>],
+    filter: &WinogradPanels,
+    bias: Option<&[f32]>,
+    targets: &mut [Target<'_>],
+) {
     let grid = Grid::new(d);
-    let plan = Plan::new(filter.isa, grid.tiles(), filter.channels, filter.count());
+    let plan = Plan::new(limits, grid.tiles(), filter.channels, filter.count());
     assert_eq!(
         parts.iter().map(|part| part.channels).sum::<usize>(),
         filter.channels,

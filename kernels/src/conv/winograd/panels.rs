@@ -47,8 +47,18 @@ impl WinogradPanels {
     pub(in crate::conv) fn new(isa: Isa, channels: usize, outputs: usize) -> Self {
         let vectors = panel_vectors(isa, outputs);
         let width = vectors * lanes(isa);
-        let values = vec![0.0; POINTS * outputs.next_multiple_of(width) * channels];
+        let values = vec![0.0; Self::floats(isa, channels, outputs)];
         Self { isa, vectors, width, channels, outputs, values }
+    }
+
+    /// Floats of the transformed filters.
+    pub(in crate::conv) fn floats(isa: Isa, channels: usize, outputs: usize) -> usize {
+        POINTS * outputs.next_multiple_of(panel_vectors(isa, outputs) * lanes(isa)) * channels
+    }
+
+    #[cfg(test)]
+    pub(in crate::conv) fn len(&self) -> usize {
+        self.values.len()
     }
 
     /// Number of panels.

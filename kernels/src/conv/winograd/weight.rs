@@ -22,7 +22,6 @@ use rayon::prelude::*;
 use super::input::Source;
 use super::tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, gradient_transform, uses};
 use super::{PLANE_GAP, SCRATCH};
-use crate::act::Act;
 use crate::conv::ConvDims;
 use crate::conv::joined::with_joined;
 use crate::conv::part::Part;
@@ -117,7 +116,7 @@ pub(in crate::conv) fn backward_weight(
         return;
     }
     // Tiles overlap and are read once for every part of the outputs: exponentials are rather taken once for each pixel.
-    if parts.iter().any(|part| part.map.is_some_and(|map| map.act == Act::Silu)) {
+    if parts.iter().any(|part| part.map.is_some_and(|map| map.act.is_costly())) {
         return with_joined(d, parts, |x| backward_weight(isa, d, &[Part::plain(x, d.c_in)], dy, dw, db));
     }
     // One group needs no partial sums of the filter: every task adds to its own part of the gradient.
