@@ -176,8 +176,8 @@ impl CheckpointError {
     }
 }
 
-/// How many entries of each list of a [`KeyMismatch`] are printed.
-const SHOWN: usize = 20;
+/// How many entries of each list of a [`KeyMismatch`] are printed: all of any published network, but not of a made-up file.
+const SHOWN: usize = 1000;
 
 /// Every difference between the tensors that a network expects and those of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
