@@ -5,7 +5,7 @@ use std::error::Error;
 use ndarray::Array4;
 use plotters::prelude::*;
 use tweedie_denoiser::MixtureOracle;
-use tweedie_samplers::{Clip, Compat, DpmForm, DpmMultistep, DpmOptions, Solver, SolverSpec};
+use tweedie_samplers::{Clip, Compat, DpmForm, DpmMultistep, DpmOptions, Solver, SolverSpec, solver_by_name};
 use tweedie_schedule::Schedule;
 
 use crate::common::{From, Silence, coupled, draws, flow, median_distance, plane, run, uniform_grid, uniform_schedule};
@@ -69,6 +69,9 @@ fn lines() -> Result<Vec<Line>, Box<dyn Error>> {
         ("dpm++2m-sde", SolverSpec::Dpm(DpmOptions::sde(DpmForm::Second)), RGBColor(148, 103, 189), true, 1.0),
         ("ddim, euler", SolverSpec::ddim(), RGBColor(196, 78, 82), false, 1.0),
         ("heun", SolverSpec::heun(), RGBColor(221, 132, 42), false, 2.0),
+        ("kdpm2", SolverSpec::Kdpm2, RGBColor(205, 170, 60), false, 2.0),
+        ("lms", SolverSpec::lms(), RGBColor(120, 100, 80), false, 1.0),
+        ("unipc", solver_by_name("unipc")?, RGBColor(214, 39, 160), false, 1.0),
         ("dpm++2m", multistep(DpmForm::Second), RGBColor(46, 139, 87), false, 1.0),
         ("dpm++3m", multistep(DpmForm::Third), RGBColor(100, 160, 220), false, 1.0),
         ("dpm++3m-exact", multistep(DpmForm::ThirdExact), RGBColor(30, 70, 150), false, 1.0),
