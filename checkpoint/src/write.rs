@@ -142,11 +142,12 @@ fn write_model(
             .and_then(|()| sync_directory(parent(&entry.0)))
             .map_err(|e| CheckpointError::io("replace", &entry.0, e))?;
     }
-    for path in stale {
-        fs::remove_file(&path).map_err(|e| CheckpointError::io("replace", &path, e))?;
-    }
     for (path, file) in new_weights {
         file.commit().map_err(|e| CheckpointError::io("write", &path, e))?;
+    }
+    // Only now, so that there are whole weights at any moment.
+    for path in stale {
+        fs::remove_file(&path).map_err(|e| CheckpointError::io("replace", &path, e))?;
     }
     for (path, file) in staged {
         file.commit().map_err(|e| CheckpointError::io("write", path, e))?;
