@@ -5,6 +5,7 @@
 //! the first to the second: it knows what the network predicts and which number it wants to see for time.
 #![forbid(unsafe_code)]
 
+mod classifier;
 mod condition;
 mod denoise;
 mod error;
@@ -15,6 +16,7 @@ mod params;
 mod preconditioned;
 mod tweedie;
 
+pub use classifier::{Classified, Classifier, LevelClassifier, LevelledClassifier};
 pub use condition::Condition;
 pub use denoise::{ConditionalDenoiser, Conditioned, Denoiser, Estimate};
 pub use error::DenoiserError;
