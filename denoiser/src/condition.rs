@@ -44,6 +44,11 @@ impl Condition {
         Self { labels: self.labels.iter().chain(&other.labels).copied().collect() }
     }
 
+    /// The condition of the samples of `indices`, in their order, each below the length.
+    pub fn select(&self, indices: &[usize]) -> Self {
+        Self { labels: indices.iter().map(|&i| self.labels[i]).collect() }
+    }
+
     /// The condition of samples `range`.
     pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
         Self { labels: self.labels[range].to_vec() }

@@ -11,12 +11,16 @@ pub struct Estimate {
     /// Where the model has learned the variance of the reverse step: the fraction `v` of
     /// [`VarianceRange::log_variance`](tweedie_schedule::VarianceRange::log_variance) for every value, of the shape of `x0`.
     pub fraction: Option<Array4<f64>>,
+    /// Where a classifier guides by the mean of the reverse step `N(mean, sigma_q^2 I)`: its scaled gradient
+    /// `gamma grad ln p(y | x_t)`, of the shape of `x0`. The mean becomes `mean + sigma_q^2 tilt` (FORMULAS 5.3; Dhariwal &
+    /// Nichol 2021, Algorithm 1).
+    pub tilt: Option<Array4<f64>>,
 }
 
 impl From<Array4<f64>> for Estimate {
     /// An estimate of `x_0` alone.
     fn from(x0: Array4<f64>) -> Self {
-        Self { x0, fraction: None }
+        Self { x0, fraction: None, tilt: None }
     }
 }
 

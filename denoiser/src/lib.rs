@@ -14,6 +14,7 @@ pub mod noise;
 mod oracle;
 mod params;
 mod preconditioned;
+mod threshold;
 mod tweedie;
 
 pub use classifier::{Classified, Classifier, LevelClassifier, LevelledClassifier};
@@ -25,4 +26,5 @@ pub use noise::{Noise, Purpose, RecordedNoise, RecordingNoise, ReplayNoise, Seed
 pub use oracle::{Component, Draws, Gaussian, Mean, MixtureOracle, Spread, log_sum_exp};
 pub use params::{Param, ParamTable, Params, Role};
 pub use preconditioned::Preconditioned;
+pub use threshold::dynamic_threshold;
 pub use tweedie::tweedie;

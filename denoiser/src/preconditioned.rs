@@ -87,7 +87,7 @@ impl<N: Network> ConditionalDenoiser for Preconditioned<N> {
         let (predicted, variance) = output.view().split_at(Axis(1), channels);
         let x0 = Zip::from(x).and(&predicted).map_collect(|&x, &o| at.to_x0.apply(x, f64::from(o)));
         let fraction = learned.then(|| variance.mapv(|o| VarianceRange::fraction(f64::from(o))));
-        Ok(Estimate { x0, fraction })
+        Ok(Estimate { fraction, ..Estimate::from(x0) })
     }
 }
 

@@ -465,7 +465,7 @@ fn a_learned_variance_enters_the_bound() {
             level: NoiseLevel,
         ) -> Result<tweedie_denoiser::Estimate, DenoiserError> {
             let fraction = Some(Array4::from_elem(x.dim(), self.1));
-            Ok(tweedie_denoiser::Estimate { x0: self.0.denoise(x, level)?, fraction })
+            Ok(tweedie_denoiser::Estimate { fraction, ..self.0.denoise(x, level)?.into() })
         }
     }
     let schedule = Schedule::new(&BetaSchedule::Linear { start: 0.01, end: 0.3 }, 12).unwrap();

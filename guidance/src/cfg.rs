@@ -8,7 +8,10 @@ use ndarray::{Array4, ArrayView4, Axis, Slice, Zip, concatenate};
 use tweedie_denoiser::{Condition, ConditionalDenoiser, Denoiser, DenoiserError, Estimate};
 use tweedie_schedule::NoiseLevel;
 
-use crate::GuidanceError;
+use crate::error::finite;
+use crate::{Guide, Guided, GuidanceError};
+
+const OPERATION: &str = "classifier-free guidance";
 
 /// `u + scale (c - u)`.
 ///
@@ -47,10 +50,59 @@ impl<M: ConditionalDenoiser> Cfg<M> {
         if cond.len() != uncond.len() {
             return Err(GuidanceError::Batch { cond: cond.len(), uncond: uncond.len() });
         }
-        if !scale.is_finite() {
-            return Err(GuidanceError::Scale { found: scale });
+        Ok(Self { model, cond, uncond, scale: finite(OPERATION, scale, 1.0)? })
+    }
+}
+
+impl<M: ConditionalDenoiser> Cfg<M> {
+    /// The estimate under the condition, and that of `x_0` under the other one, by one call of the model: `[cond; uncond]` as
+    /// one batch, without the samples whose two conditions are the same, for which both estimates are.
+    fn pair(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<(Estimate, Array4<f64>), DenoiserError> {
+        let batch = x.len_of(Axis(0));
+        let (cond, uncond) = (self.cond.as_labels(), self.uncond.as_labels());
+        let differing: Vec<usize> = (0..batch).filter(|&i| cond[i] != uncond[i]).collect();
+        if differing.is_empty() {
+            let estimate = self.model.estimate_with(x, level, &self.cond)?;
+            let other = estimate.x0.clone();
+            return Ok((estimate, other));
         }
-        Ok(Self { model, cond, uncond, scale })
+        let rows = batch + differing.len();
+        let shape_error = |found: String| DenoiserError::Shape {
+            operation: OPERATION,
+            what: "the estimate for the joined batch",
+            expected: format!("{rows} samples of the shape of x {:?}", x.shape()),
+            found,
+            remedy: "use a model that keeps the shape of its input",
+        };
+        let again = x.select(Axis(0), &differing);
+        let joined = concatenate(Axis(0), &[x, again.view()]).map_err(|e| shape_error(e.to_string()))?;
+        let condition = self.cond.concat(&self.uncond.select(&differing));
+        let Estimate { x0, fraction, tilt } = self.model.estimate_with(joined.view(), level, &condition)?;
+        if x0.dim() != joined.dim() {
+            return Err(shape_error(format!("{:?}", x0.shape())));
+        }
+        let first = |rows: Array4<f64>| rows.slice_axis(Axis(0), Slice::from(..batch)).to_owned();
+        let (of_cond, of_uncond) = x0.view().split_at(Axis(0), batch);
+        let of_cond = of_cond.to_owned();
+        let mut other = of_cond.clone();
+        for (&i, row) in differing.iter().zip(of_uncond.outer_iter()) {
+            other.index_axis_mut(Axis(0), i).assign(&row);
+        }
+        Ok((Estimate { x0: of_cond, fraction: fraction.map(first), tilt: tilt.map(first) }, other))
+    }
+
+    fn check(&self, x: ArrayView4<'_, f64>) -> Result<(), DenoiserError> {
+        let batch = x.len_of(Axis(0));
+        if batch == self.cond.len() {
+            return Ok(());
+        }
+        Err(DenoiserError::Condition {
+            operation: OPERATION,
+            message: format!(
+                "the conditions have {} entries for a batch of {batch}; pass one entry per sample",
+                self.cond.len()
+            ),
+        })
     }
 }
 
@@ -59,45 +111,39 @@ impl<M: ConditionalDenoiser> Denoiser for Cfg<M> {
         Ok(self.estimate(x, level)?.x0)
     }
 
-    /// One call of the model: `[cond; uncond]` as one batch of 2N, or a batch of N if the scale is exactly 1 or 0.
+    /// One call of the model: `[cond; uncond]` as one batch of up to 2N, or a batch of N if the scale is exactly 1 or 0. A
+    /// sample whose two conditions are the same is in it once.
     ///
     /// A learned variance is that under the condition, as in the code of Nichol & Dhariwal (2021): guidance moves the mean.
     ///
     /// # Errors
     /// As the model; and if the batch is not that of the conditions.
     fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
-        let batch = x.len_of(Axis(0));
-        if batch != self.cond.len() {
-            return Err(DenoiserError::Condition {
-                operation: "classifier-free guidance",
-                message: format!(
-                    "the conditions have {} entries for a batch of {batch}; pass one entry per sample",
-                    self.cond.len()
-                ),
-            });
-        }
+        self.check(x)?;
         if self.scale == 1.0 {
             return self.model.estimate_with(x, level, &self.cond);
         }
         if self.scale == 0.0 {
             return self.model.estimate_with(x, level, &self.uncond);
         }
-        let shape_error = |found: String| DenoiserError::Shape {
-            operation: "classifier-free guidance",
-            what: "the estimate for the doubled batch",
-            expected: format!("{} samples of the shape of x {:?}", 2 * batch, x.shape()),
-            found,
-            remedy: "use a model that keeps the shape of its input",
-        };
-        let both = concatenate(Axis(0), &[x, x]).map_err(|e| shape_error(e.to_string()))?;
-        let Estimate { x0, fraction } =
-            self.model.estimate_with(both.view(), level, &self.cond.concat(&self.uncond))?;
-        if x0.dim() != both.dim() {
-            return Err(shape_error(format!("{:?}", x0.shape())));
+        Ok(self.both(x, level)?.guided)
+    }
+}
+
+impl<M: ConditionalDenoiser> Guide for Cfg<M> {
+    fn plain(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
+        self.check(x)?;
+        self.model.estimate_with(x, level, &self.cond)
+    }
+
+    fn both(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Guided, DenoiserError> {
+        self.check(x)?;
+        if self.scale == 1.0 {
+            let guided = self.model.estimate_with(x, level, &self.cond)?;
+            return Ok(Guided { plain: guided.x0.clone(), guided });
         }
-        let (cond, uncond) = x0.view().split_at(Axis(0), batch);
-        let x0 = Zip::from(&uncond).and(&cond).map_collect(|&u, &c| guided(u, c, self.scale));
-        let fraction = fraction.map(|both| both.slice_axis(Axis(0), Slice::from(..batch)).to_owned());
-        Ok(Estimate { x0, fraction })
+        let (cond, uncond) = self.pair(x, level)?;
+        let x0 = Zip::from(&uncond).and(&cond.x0).map_collect(|&u, &c| guided(u, c, self.scale));
+        Ok(Guided { plain: cond.x0, guided: Estimate { x0, fraction: cond.fraction, tilt: cond.tilt } })
     }
 }

@@ -16,9 +16,38 @@ pub enum GuidanceError {
         uncond: usize,
     },
     /// A scale that is no number.
-    #[error("classifier-free guidance: the scale should be finite, found {found}; 1 means no guidance")]
+    #[error("{operation}: the scale should be finite, found {found}; {neutral} means no guidance")]
     Scale {
+        /// The method of guidance.
+        operation: &'static str,
         /// The scale.
         found: f64,
+        /// The scale that changes nothing.
+        neutral: f64,
     },
+    /// Another parameter outside its range.
+    #[error("{operation}: {what} should be {expected}, found {found}")]
+    Parameter {
+        /// The method of guidance.
+        operation: &'static str,
+        /// The parameter.
+        what: &'static str,
+        /// The range it should lie in.
+        expected: &'static str,
+        /// The value that was given.
+        found: f64,
+    },
+    /// An interval of noise levels without any.
+    #[error("guidance interval: the lower end should be from 0 to below the upper one, found ({low}, {high}]")]
+    Interval {
+        /// The lower end.
+        low: f64,
+        /// The upper end.
+        high: f64,
+    },
+}
+
+/// The scale, if it is finite.
+pub(crate) fn finite(operation: &'static str, scale: f64, neutral: f64) -> Result<f64, GuidanceError> {
+    if scale.is_finite() { Ok(scale) } else { Err(GuidanceError::Scale { operation, found: scale, neutral }) }
 }

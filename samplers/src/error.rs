@@ -59,6 +59,12 @@ pub enum SamplerError {
          no variance; use fixed_small or fixed_large"
     )]
     NoLearnedVariance,
+    /// A model that is guided by the mean of the reverse step, for a sampler that has no such step.
+    #[error(
+        "guidance in the form of the mean adds a multiple of the variance of the reverse step, which only ddpm has; guide in the \
+         form of the score, or sample by ddpm"
+    )]
+    NoReverseVariance,
     /// The first step has no signal, and the model predicts only the noise.
     #[error(
         "step {t} has zero signal (rescale_betas_zero_snr), where a model that predicts {prediction} says nothing about the \

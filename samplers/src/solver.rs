@@ -73,18 +73,23 @@ impl Move<'_> {
     /// The denoiser's estimate of `x_0`.
     ///
     /// # Errors
-    /// If the denoiser fails, changes the shape, or returns a NaN or an infinity.
+    /// If the denoiser fails, changes the shape, or returns a NaN or an infinity; and if it wants the mean of a reverse step to
+    /// be moved ([`Estimate::tilt`]), of which a solver that asks here has none.
+    ///
+    /// Verified by `a_tilt_needs_a_reverse_variance`.
     pub fn denoise(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Array4<f64>, SamplerError> {
-        Ok(self.estimate(x, level)?.x0)
+        let estimate = self.estimate(x, level)?;
+        if estimate.tilt.is_some() { Err(SamplerError::NoReverseVariance) } else { Ok(estimate.x0) }
     }
 
-    /// The denoiser's estimate of `x_0`, with the learned variance where the model has one.
+    /// The denoiser's estimate of `x_0`, with the learned variance where the model has one, and the tilt of the mean where it
+    /// is guided so.
     ///
     /// # Errors
-    /// As [`Move::denoise`].
+    /// If the denoiser fails, changes the shape, or returns a NaN or an infinity.
     pub fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, SamplerError> {
         let estimate = self.denoiser.estimate(x, level)?;
-        for values in std::iter::once(&estimate.x0).chain(&estimate.fraction) {
+        for values in std::iter::once(&estimate.x0).chain(&estimate.fraction).chain(&estimate.tilt) {
             if values.dim() != x.dim() {
                 return Err(SamplerError::Shape { expected: x.shape().to_vec(), found: values.shape().to_vec() });
             }
@@ -92,6 +97,9 @@ impl Move<'_> {
         self.check_finite("the estimate of x0", estimate.x0.view())?;
         if let Some(fraction) = &estimate.fraction {
             self.check_finite("the learned variance", fraction.view())?;
+        }
+        if let Some(tilt) = &estimate.tilt {
+            self.check_finite("the gradient of the classifier", tilt.view())?;
         }
         Ok(estimate)
     }

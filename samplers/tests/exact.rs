@@ -361,7 +361,7 @@ impl Denoiser for Stating {
 
     fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
         let fraction = Array4::from_shape_fn(x.dim(), |(_, _, _, j)| self.1[j.min(1)]);
-        Ok(Estimate { x0: self.0.denoise(x, level)?, fraction: Some(fraction) })
+        Ok(Estimate { fraction: Some(fraction), ..self.0.denoise(x, level)?.into() })
     }
 }
 

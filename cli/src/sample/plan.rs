@@ -391,7 +391,7 @@ impl Denoiser for Trial {
 
     fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
         let fraction = self.learned.then(|| Array4::zeros(x.dim()));
-        Ok(Estimate { x0: self.denoise(x, level)?, fraction })
+        Ok(Estimate { fraction, ..Estimate::from(self.denoise(x, level)?) })
     }
 }
 

@@ -80,7 +80,7 @@ impl Denoiser for Model<'_> {
     fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
         let t = (self.schedule.t_of_level(level)? - 1.0).round();
         let fraction = x.mapv(|x| VarianceRange::fraction(0.5 * (x + t).cos()));
-        Ok(Estimate { x0: self.denoise(x, level)?, fraction: Some(fraction) })
+        Ok(Estimate { fraction: Some(fraction), ..Estimate::from(self.denoise(x, level)?) })
     }
 }
 

@@ -43,7 +43,7 @@ impl Denoiser for Fake {
         let output = input.mapv(|u| 0.3 * u * (at.number / self.time_scale).cos() + 0.1);
         let x0 = Zip::from(x).and(&output).map_collect(|&x, &o| at.to_x0.apply(x, o));
         let fraction = self.learned.then(|| input.mapv(|u| VarianceRange::fraction(0.5 * (u + at.number).cos())));
-        Ok(Estimate { x0, fraction })
+        Ok(Estimate { fraction, ..Estimate::from(x0) })
     }
 }
 
