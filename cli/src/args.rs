@@ -13,6 +13,7 @@ use crate::console;
 use crate::convert::ConvertArgs;
 use crate::eval::EvalArgs;
 use crate::labels::LabelList;
+use crate::sample::GuidanceArgs;
 use crate::train::TrainArgs;
 use crate::verify::VerifyArgs;
 
@@ -165,6 +166,7 @@ Examples:
   tweedie sample --labels none --count 25              25 without a label
   tweedie sample --model runs/mnist --steps 100        from a training run
   tweedie sample --sampler ddpm --out digits.npy       all steps of the process, raw numbers
+  tweedie sample --guidance 4 --guidance-interval 0.3,5   strong guidance where it does good
   tweedie sample --save-noise z.safetensors            keep the noise; --noise z.safetensors replays it
 
 Image number i of a seed is the same image whatever --count, --batch and --threads are.")]
@@ -219,10 +221,6 @@ pub struct SampleArgs {
     /// Noise added by ddim in each step: 0 is deterministic, 1 as much as ddpm [default: 0]
     #[arg(long, value_name = "E", value_parser = closed_unit)]
     pub eta: Option<f64>,
-    /// Guidance scale: 1 is none, 2 to 3 gives clearer digits
-    /// [default: what the model's config recommends for drawing labels, else 1]
-    #[arg(long, value_name = "G", value_parser = finite)]
-    pub guidance: Option<f64>,
     /// What the network predicts; epsilon, sample and v_prediction are understood too
     /// [default: that of the model; eps where it does not say]
     #[arg(long, value_name = "NAME", value_parser = prediction_names())]
@@ -248,6 +246,9 @@ pub struct SampleArgs {
     /// Print one JSON document that describes the run
     #[arg(long)]
     pub json: bool,
+    /// How the model is guided.
+    #[command(flatten, next_help_heading = "Guidance (docs/guidance.md)")]
+    pub guidance: GuidanceArgs,
     /// The process of a model that does not describe its own.
     #[command(flatten, next_help_heading = "Process (for an oracle, or a model without a scheduler config)")]
     pub process: ProcessArgs,
@@ -368,7 +369,8 @@ fn number(text: &str) -> Result<f64, String> {
     text.parse::<f64>().map_err(|_| "expected a number".to_owned())
 }
 
-fn finite(text: &str) -> Result<f64, String> {
+/// A number that is neither infinite nor NaN.
+pub fn finite(text: &str) -> Result<f64, String> {
     number(text).and_then(|x| if x.is_finite() { Ok(x) } else { Err("expected a finite number".to_owned()) })
 }
 
@@ -376,7 +378,8 @@ fn not_negative(text: &str) -> Result<f64, String> {
     finite(text).and_then(|x| if x >= 0.0 { Ok(x) } else { Err("expected a number that is not negative".to_owned()) })
 }
 
-fn closed_unit(text: &str) -> Result<f64, String> {
+/// A number from 0 to 1.
+pub fn closed_unit(text: &str) -> Result<f64, String> {
     let inside = |x: f64| (0.0..=1.0).contains(&x);
     number(text).and_then(|x| if inside(x) { Ok(x) } else { Err("expected a number from 0 to 1".to_owned()) })
 }

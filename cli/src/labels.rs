@@ -74,6 +74,10 @@ pub struct Arrangement {
     pub columns: Vec<usize>,
     /// The label of each column; that of all images where there are no columns, unless they have none.
     pub headers: Vec<Option<usize>>,
+    /// Which entry of the list each image is of.
+    pub entry_of: Vec<usize>,
+    /// How many entries the list has.
+    pub entries: usize,
 }
 
 impl Arrangement {
@@ -90,14 +94,14 @@ impl Arrangement {
 
     fn new(entries: &[Option<usize>], of_image: impl Iterator<Item = usize>) -> Self {
         let columns: Vec<usize> = of_image.collect();
-        let labels = columns.iter().map(|&column| entries[column]).collect();
+        let (labels, entry_of) = (columns.iter().map(|&column| entries[column]).collect(), columns.clone());
         // One kind of image needs no columns: it becomes a square, under the one label.
         if entries.iter().all(|entry| *entry == entries[0]) {
             let headers = entries.first().filter(|entry| entry.is_some()).copied().into_iter().collect();
-            return Self { labels, columns: Vec::new(), headers };
+            return Self { labels, columns: Vec::new(), headers, entry_of, entries: entries.len() };
         }
         let used = columns.iter().max().map_or(0, |last| last + 1);
-        Self { labels, columns, headers: entries[..used].to_vec() }
+        Self { labels, columns, headers: entries[..used].to_vec(), entry_of, entries: entries.len() }
     }
 }
 
@@ -147,5 +151,7 @@ mod tests {
         assert!(unlabelled.columns.is_empty() && unlabelled.headers.is_empty());
         let threes = Arrangement::by_label(&[Some(3), Some(3)], 2);
         assert_eq!((threes.columns, threes.headers), (vec![], vec![Some(3)]));
+        // Equal entries stay apart: what else is listed entry by entry may differ.
+        assert_eq!((threes.entry_of, threes.entries), (vec![0, 0, 1, 1], 2));
     }
 }

@@ -10,6 +10,9 @@ use tweedie_denoiser::{Denoiser, DenoiserError, Estimate, MixtureOracle, Noise, 
 use tweedie_samplers::{Churn, Clip, Compat, Lms, Plan, SamplerError, SchedulerSpec, SolverSpec};
 use tweedie_schedule::{BetaSchedule, GridEnd, NoiseLevel, Prediction, ScheduleError, SigmaRule, Spacing};
 
+use super::classifier::GuidingClassifier;
+use super::drawing::Calls;
+use super::guidance::Guidance;
 use crate::args::{self, ProcessArgs, SampleArgs};
 use crate::console::usage;
 use crate::labels::Arrangement;
@@ -194,18 +197,27 @@ pub fn steps(wanted: Option<usize>, spec: &SchedulerSpec) -> Result<usize> {
     }
 }
 
-/// Which images are drawn, in which order. `noise` is the number of images that given noise is for.
+/// Which images are drawn, in which order. `noise` is the number of images that given noise is for. A model without labels may
+/// be given those of a classifier that guides it.
 ///
 /// # Errors
 /// If the model does not know a label, or cannot do without one.
-pub fn arrangement(model: &Loaded, args: &SampleArgs, noise: Option<usize>) -> Result<Arrangement> {
-    let known = model.labels();
+pub fn arrangement(
+    model: &Loaded,
+    args: &SampleArgs,
+    noise: Option<usize>,
+    classifier: Option<&GuidingClassifier>,
+) -> Result<Arrangement> {
+    let (mut known, mut of_classifier) = (model.labels(), false);
+    if let Some(classifier) = classifier.filter(|_| known.is_empty()) {
+        (known, of_classifier) = (classifier.labels.clone(), true);
+    }
     let entries = match (&args.labels, model) {
         (Some(list), _) => list.0.clone(),
         // Without labels an oracle is the whole mixture, in which its components have their weights.
-        (None, Loaded::Oracle(_)) => vec![None],
-        (None, Loaded::Network(_)) if known.is_empty() => vec![None],
-        (None, Loaded::Network(_)) => known.iter().copied().map(Some).collect(),
+        (None, Loaded::Oracle(_)) if !of_classifier => vec![None],
+        (None, _) if known.is_empty() => vec![None],
+        (None, _) => known.iter().copied().map(Some).collect(),
     };
     for entry in &entries {
         check_label(model, &known, *entry)?;
@@ -265,35 +277,10 @@ fn check_label(model: &Loaded, known: &[usize], label: Option<usize>) -> Result<
 }
 
 /// `0-9`, or the labels one by one where some are missing.
-fn range(labels: &[usize]) -> String {
+pub fn range(labels: &[usize]) -> String {
     match labels {
         [first, .., last] if last - first + 1 == labels.len() => format!("{first}-{last}"),
         _ => labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-    }
-}
-
-/// The guidance scale; 1 is none.
-///
-/// # Errors
-/// If guidance is asked for and the model has no labels, or cannot do without them.
-pub fn guidance(wanted: Option<f64>, model: &Loaded, labelled: bool) -> Result<f64> {
-    let (name, known) = (model.name(), !model.labels().is_empty());
-    match wanted {
-        Some(scale) if scale != 1.0 && !known => {
-            Err(usage(format!("--guidance {scale}: the model {name} has no labels to be guided towards; leave it out")))
-        }
-        Some(scale) if scale != 1.0 && !model.has_null_condition() => Err(usage(format!(
-            "--guidance {scale}: the model {name} has no null condition, because it was never trained without a label; \
-             leave --guidance out or give 1"
-        ))),
-        Some(scale) => Ok(scale),
-        // An oracle is exact under a label already: guidance would draw from another distribution.
-        None => Ok(match model {
-            Loaded::Network(network) if labelled && known && model.has_null_condition() => {
-                network.guidance.unwrap_or(1.0)
-            }
-            _ => 1.0,
-        }),
     }
 }
 
@@ -445,7 +432,8 @@ pub fn parameters(
     arrangement: &Arrangement,
     spec: &SchedulerSpec,
     steps: usize,
-    guidance: f64,
+    guidance: &Guidance,
+    calls: Calls,
 ) -> Value {
     let (mut eta, mut to_one, mut clipped, mut variance) = (None, None, None, None);
     let (mut churn, mut order) = (None, None);
@@ -480,7 +468,7 @@ pub fn parameters(
         Clip::Dynamic { ratio, max } => json!({ "ratio": ratio, "max": max }),
         _ => json!("unknown"),
     };
-    json!({
+    let mut document = json!({
         "process": {
             "kind": spec.process.name(),
             "schedule": betas,
@@ -506,9 +494,13 @@ pub fn parameters(
         "order": order,
         "compat": spec.compat == Compat::Diffusers,
         "eta": eta,
-        "guidance": guidance,
         "prediction": spec.prediction.name(),
         "noise": args.noise.as_ref().map(|path| path.display().to_string()),
+        "calls_per_image": calls.parameters(),
         "version": env!("CARGO_PKG_VERSION"),
-    })
+    });
+    if let (Value::Object(all), Value::Object(own)) = (&mut document, guidance.parameters()) {
+        all.extend(own);
+    }
+    document
 }
