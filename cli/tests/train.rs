@@ -145,6 +145,39 @@ fn a_run_in_pieces_is_the_run_in_one_piece() {
     assert_same_run(&bench, "straight", "pieces");
 }
 
+#[test]
+fn a_run_by_minutes_decays_its_learning_rate_over_its_time() {
+    let bench = bench();
+    variant(&bench, "timed.toml", "lr_decay_steps = 40\n", "lr = 0.001\n");
+    bench.succeed("train --config timed.toml --out run --minutes 0.03 --quiet");
+    let rates = |bench: &Bench| -> Vec<f64> {
+        let rows = log(bench, "run").into_iter().skip(1);
+        rows.map(|row| row.rsplit_once(',').unwrap().1.parse().unwrap()).collect()
+    };
+    let first = rates(&bench);
+    assert_eq!(first[0], 0.00025, "the warm-up counts steps");
+    let last = *first.last().unwrap();
+    // The floor is 0.02 of the peak; the last step began with little time left.
+    assert!((0.02e-3..0.07e-3).contains(&last), "{last} after {} steps", first.len());
+    assert!(first[4..].windows(2).all(|pair| pair[1] <= pair[0]), "{first:?}");
+    let options = String::from_utf8(bench.bytes("run/train.toml")).unwrap();
+    assert!(options.contains("lr_decay_minutes = 0.03"), "{options}");
+    // Whatever it is lengthened by, the run stays on its curve, which has ended.
+    for length in ["--minutes 0.035", &format!("--steps {}", steps_of(&bench, "run") + 2)] {
+        bench.succeed(&format!("train --out run --resume {length} --quiet"));
+    }
+    bench.succeed(&format!(
+        "train --config timed.toml --out run --resume --steps {} --quiet",
+        steps_of(&bench, "run") + 1
+    ));
+    let all = rates(&bench);
+    assert!(all.len() > first.len() + 2 && all[first.len()..].iter().all(|&rate| rate == 0.02e-3), "{all:?}");
+    // A last step that is given wins.
+    bench.succeed("train --config tiny.toml --out steps --minutes 0.001 --quiet");
+    let options = String::from_utf8(bench.bytes("steps/train.toml")).unwrap();
+    assert!(options.contains("lr_decay_steps = 40") && !options.contains("lr_decay_minutes"), "{options}");
+}
+
 /// `tiny.toml` with a change, as another file.
 fn variant(bench: &Bench, name: &str, from: &str, to: &str) {
     let text = String::from_utf8(bench.bytes("tiny.toml")).unwrap();

@@ -186,10 +186,18 @@ pub struct TrainConfig {
     pub lr_warmup: u64,
     /// What the learning rate does after the warm-up: `constant` or `cosine`; `constant` by default.
     pub lr_decay: LrDecay,
-    /// The step at which the decay reaches its floor; by default the last step of the run, which must then be known
-    /// beforehand. Written out when a run starts, so that a resumed run follows the same curve.
+    /// The step at which the decay reaches its floor; by default the last step of the run. Written out when a run starts,
+    /// so that a resumed run follows the same curve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_decay_steps: Option<u64>,
+    /// The minutes of training, above 0, after which the decay reaches its floor; without effect where `lr_decay_steps` is
+    /// given, by default the length of a run that is limited by minutes, and written out like `lr_decay_steps`.
+    ///
+    /// The learning rate of a step then follows the time of training before it, earlier parts of a resumed run included; the
+    /// warm-up still counts steps. Such a run computes other numbers on a faster machine, as any run does that is limited by
+    /// minutes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_decay_minutes: Option<f64>,
     /// The floor of the decay as a fraction of `lr`, in `[0, 1]`; 0.02 by default.
     pub lr_floor: f64,
     /// The largest norm of the gradient that is not clipped, at least 0; 1 by default, 0: no clipping.
@@ -223,6 +231,7 @@ impl Default for TrainConfig {
             lr_warmup: 200,
             lr_decay: LrDecay::Constant,
             lr_decay_steps: None,
+            lr_decay_minutes: None,
             lr_floor: 0.02,
             clip_norm: 1.0,
             ema_decay: 0.999,
@@ -288,6 +297,9 @@ impl TrainConfig {
         number("label_dropout", self.label_dropout, closed(self.label_dropout), "in [0, 1]")?;
         number("lr", self.lr, normal(self.lr), NORMAL)?;
         number("lr_floor", self.lr_floor, closed(self.lr_floor), "in [0, 1]")?;
+        if let Some(minutes) = self.lr_decay_minutes {
+            number("lr_decay_minutes", minutes, positive(minutes), "above 0 and finite")?;
+        }
         number("clip_norm", self.clip_norm, not_negative(self.clip_norm), "0 (no clipping), or above 0 and finite")?;
         number("ema_decay", self.ema_decay, unit(self.ema_decay), "in [0, 1)")?;
         number("checkpoint_minutes", self.checkpoint_minutes, positive(self.checkpoint_minutes), "above 0 and finite")?;
@@ -300,23 +312,17 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// The configuration with `lr_decay_steps` written out, for a run of `steps_per_epoch` steps per epoch.
-    ///
-    /// # Errors
-    /// If the learning rate decays over a run whose number of steps is not known beforehand.
-    pub fn resolved(mut self, steps_per_epoch: u64) -> Result<Self, TrainError> {
-        if self.lr_decay != LrDecay::Constant && self.lr_decay_steps.is_none() {
-            let Some(steps) = self.length.steps(steps_per_epoch) else {
-                return Err(wrong(
-                    "lr_decay_steps",
-                    "given, because a run limited by minutes has no known number of steps to decay over",
-                    "nothing",
-                    "give it, limit the run by epochs or steps, or choose lr_decay = \"constant\"",
-                ));
-            };
-            self.lr_decay_steps = Some(steps);
+    /// The configuration with `lr_decay_steps` or `lr_decay_minutes` written out, for a run of `steps_per_epoch` steps per
+    /// epoch.
+    #[must_use]
+    pub fn resolved(mut self, steps_per_epoch: u64) -> Self {
+        if self.lr_decay != LrDecay::Constant && self.lr_decay_steps.is_none() && self.lr_decay_minutes.is_none() {
+            match self.length {
+                RunLength::Minutes(minutes) => self.lr_decay_minutes = Some(minutes),
+                length => self.lr_decay_steps = length.steps(steps_per_epoch),
+            }
         }
-        Ok(self)
+        self
     }
 
     /// What is minimised.
@@ -334,14 +340,18 @@ impl TrainConfig {
         Objective::with_terms(&schedule, self.prediction, self.timestep, self.label_dropout, self.seed, terms)
     }
 
-    /// The learning rate of every step, once [`TrainConfig::resolved`].
-    pub(crate) fn lr_schedule(&self) -> LrSchedule {
-        LrSchedule {
+    /// The learning rate of step `step` after `seconds` of training, once [`TrainConfig::resolved`].
+    pub(crate) fn lr_at(&self, step: u64, seconds: f64) -> f64 {
+        let schedule = LrSchedule {
             peak: self.lr,
             warmup: self.lr_warmup,
             decay: self.lr_decay,
             total: self.lr_decay_steps.unwrap_or(u64::MAX),
             floor: self.lr_floor,
+        };
+        match self.lr_decay_minutes {
+            Some(minutes) if self.lr_decay_steps.is_none() => schedule.at_share(step, seconds / (60.0 * minutes)),
+            _ => schedule.at(step),
         }
     }
 

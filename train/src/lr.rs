@@ -4,8 +4,9 @@
 //!
 //! ```text
 //! s ≤ w    η s / w
-//! s > w    η                                                        constant
-//!          η (f + (1 - f) (1 + cos(π (s - w) / (S - w))) / 2)       cosine (Loshchilov & Hutter 2017, eq. 5)
+//! s > w    η                                        constant
+//!          η (f + (1 - f) (1 + cos(π u)) / 2)       cosine (Loshchilov & Hutter 2017, eq. 5)
+//!          u = (s - w) / (S - w), or the share of its time that the run has used
 //! ```
 
 use std::f64::consts::PI;
@@ -20,7 +21,7 @@ pub enum LrDecay {
     /// Stays at its peak.
     #[default]
     Constant,
-    /// Falls along half a cosine to a fraction of the peak at the last step, and stays there.
+    /// Falls along half a cosine to a fraction of the peak at the end of the run, and stays there.
     Cosine,
 }
 
@@ -33,7 +34,7 @@ pub struct LrSchedule {
     pub warmup: u64,
     /// What follows the warm-up.
     pub decay: LrDecay,
-    /// The step at which a decay reaches its floor; unused by [`LrDecay::Constant`].
+    /// The step at which a decay reaches its floor; unused by [`LrDecay::Constant`] and [`LrSchedule::at_share`].
     pub total: u64,
     /// The floor as a fraction of the peak, in `[0, 1]`; unused by [`LrDecay::Constant`].
     pub floor: f64,
@@ -42,14 +43,20 @@ pub struct LrSchedule {
 impl LrSchedule {
     /// The learning rate of step `step`, counted from 1.
     pub fn at(&self, step: u64) -> f64 {
+        let span = self.total.saturating_sub(self.warmup).max(1) as f64;
+        self.at_share(step, step.saturating_sub(self.warmup) as f64 / span)
+    }
+
+    /// The learning rate of step `step`, counted from 1, of a run that has used the share `share >= 0` of its time: the
+    /// warm-up counts steps, the decay goes by the share and is at its floor from 1 on.
+    pub fn at_share(&self, step: u64, share: f64) -> f64 {
         if step < self.warmup {
             return self.peak * step as f64 / self.warmup as f64;
         }
         match self.decay {
             LrDecay::Constant => self.peak,
             LrDecay::Cosine => {
-                let span = self.total.saturating_sub(self.warmup).max(1) as f64;
-                let u = ((step - self.warmup) as f64 / span).min(1.0);
+                let u = share.min(1.0);
                 self.peak * (self.floor + (1.0 - self.floor) * 0.5 * (1.0 + (PI * u).cos()))
             }
         }
@@ -96,6 +103,29 @@ mod tests {
         assert_eq!(lr.at(111), lr.at(110));
         assert_eq!(lr.at(u64::MAX), lr.at(110));
         assert!((10..200).all(|s| lr.at(s + 1) <= lr.at(s)));
+    }
+
+    #[test]
+    fn by_time_the_warm_up_counts_steps_and_the_cosine_follows_the_share() {
+        let lr = schedule(LrDecay::Cosine, 10);
+        for s in 1..10 {
+            assert_eq!(lr.at_share(s, 0.7), lr.at(s), "step {s} of the warm-up");
+        }
+        for s in [10, 60, u64::MAX] {
+            assert_eq!(lr.at_share(s, 0.0), 2e-3);
+            assert!((lr.at_share(s, 0.5) - 2e-3 * 0.55).abs() < 1e-15);
+            assert!((lr.at_share(s, 0.25) - 2e-3 * (0.1 + 0.9 * 0.853_553_390_593_273_8)).abs() < 1e-15);
+            for over in [1.0, 1.5, f64::INFINITY] {
+                assert!((lr.at_share(s, over) - 2e-4).abs() < 1e-18, "a share of {over}");
+            }
+        }
+        let shares: Vec<_> = (0..=1000).map(|i| lr.at_share(11, f64::from(i) / 1000.0)).collect();
+        assert!(shares.windows(2).all(|pair| pair[1] < pair[0]), "it falls all the way");
+        assert_eq!(schedule(LrDecay::Constant, 10).at_share(11, 0.9), 2e-3);
+        // The same curve as by steps, where time goes by in equal steps.
+        for s in 11..=110 {
+            assert_eq!(lr.at_share(s, (s - 10) as f64 / 100.0), lr.at(s));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::config::wrong;
 use crate::log::LogRow;
 use crate::objective::NoisyBatch;
 use crate::state::data_text;
-use crate::{Importance, LrSchedule, Objective, Optimizer, RunLength, StepSampling, TrainConfig, TrainError};
+use crate::{Importance, Objective, Optimizer, RunLength, StepSampling, TrainConfig, TrainError};
 
 /// The share of the past in the smoothed loss.
 const LOSS_MEMORY: f64 = 0.98;
@@ -116,7 +116,8 @@ pub(crate) struct Progress {
 /// A network in training.
 ///
 /// A step is a pure function of the configuration, the data, the step's number and the parameters with their moments (and,
-/// under importance sampling, of the losses so far, which the state holds);
+/// under importance sampling, of the losses so far, which the state holds, and where the learning rate follows the time,
+/// of the seconds so far);
 /// everything else, such as the order of the images and the noise, follows from the seed and the step's number.
 pub struct Trainer<'a> {
     pub(crate) net: &'a mut dyn NetworkGrad,
@@ -132,7 +133,6 @@ pub struct Trainer<'a> {
     pub(crate) importance: Option<Importance>,
     objective: Objective,
     draws: Draws<'a>,
-    lr: LrSchedule,
     conditional: bool,
     grads: Vec<f32>,
     /// Where the running statistics lie, which a forward pass changes before it is known to be finite.
@@ -150,7 +150,7 @@ impl<'a> Trainer<'a> {
         let conditional = check_labels(&*net, data, &config)?;
         let augment = if config.flip { Augment::Flip } else { Augment::None };
         let draws = Draws::new(data, config.batch, config.seed, config.range, augment);
-        let config = config.resolved(draws.per_epoch())?;
+        let config = config.resolved(draws.per_epoch());
         let objective = config.objective()?;
         let importance =
             (config.step_sampling == StepSampling::Importance).then(|| Importance::new(config.noise.train_steps));
@@ -163,7 +163,6 @@ impl<'a> Trainer<'a> {
             importance,
             objective,
             draws,
-            lr: config.lr_schedule(),
             conditional,
             grads: vec![0.0; params.len()],
             buffers_before: Vec::with_capacity(buffers.iter().map(Range::len).sum()),
@@ -279,6 +278,7 @@ impl<'a> Trainer<'a> {
     fn step_with(&mut self, ahead: Option<&Ahead>) -> Result<StepReport, TrainError> {
         let start = Instant::now();
         let step = self.progress.step + 1;
+        let lr = self.config.lr_at(step, self.progress.seconds);
         let Drawn { epoch, batch, .. } = self.draw(ahead)?;
         let labels = if self.conditional { batch.labels.as_slice() } else { &[] };
         let chances = self.importance.as_ref().and_then(Importance::chances);
@@ -294,7 +294,6 @@ impl<'a> Trainer<'a> {
             }
         };
 
-        let lr = self.lr.at(step);
         let clip = self.config.clip_limit();
         self.optimizer.update(self.net.params_mut().values_mut(), &self.grads, step, lr, grad_norm, clip);
 

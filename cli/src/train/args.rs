@@ -31,7 +31,7 @@ const STEP_SAMPLINGS: [(&str, StepSampling); 2] =
 Examples:
   tweedie train --data mnist                          the bundled digits, to runs/mnist
   tweedie train --preset tiny --steps 100             a minute's try
-  tweedie train --data mnist --minutes 30             as many steps as there is time for
+  tweedie train --data mnist --minutes 30             as many steps as there is time for; the learning rate falls with it
   tweedie train --data cifar-10-batches-bin --preset cifar10 --flip
   tweedie train --data photos --size 32 --preset cifar10
   tweedie train --out runs/mnist --resume             go on where a run was stopped
@@ -62,7 +62,7 @@ pub struct TrainArgs {
     /// Steps, those before a --resume included
     #[arg(long, value_name = "N", help_heading = "Length", group = "length")]
     pub steps: Option<NonZeroU64>,
-    /// Minutes of training, those before a --resume included; without --lr-decay the learning rate then stays constant
+    /// Minutes of training, those before a --resume included; a cosine then follows the time, not the steps
     #[arg(long, value_name = "M", help_heading = "Length", group = "length", value_parser = positive)]
     pub minutes: Option<f64>,
     /// Minutes between two checkpoints within an epoch
@@ -88,7 +88,7 @@ pub struct TrainArgs {
     /// What the learning rate does after its warm-up
     #[arg(long, value_name = "NAME", help_heading = "Options", value_parser = PossibleValuesParser::new(["constant", "cosine"]))]
     pub lr_decay: Option<String>,
-    /// Step at which a cosine reaches its floor [default: the last one]
+    /// Step at which a cosine reaches its floor [default: the end of the run]
     #[arg(long, value_name = "N", help_heading = "Options")]
     pub lr_decay_steps: Option<NonZeroU64>,
     /// Steps of the warm-up of the learning rate
@@ -168,10 +168,6 @@ impl TrainArgs {
         }
         if let Some(steps) = self.lr_decay_steps {
             train.lr_decay_steps = Some(steps.get());
-        }
-        // A preset's decay needs a last step, which a run limited by minutes does not have.
-        if self.minutes.is_some() && self.lr_decay.is_none() && train.lr_decay_steps.is_none() {
-            train.lr_decay = LrDecay::Constant;
         }
         set(&mut train.lr_warmup, &self.lr_warmup);
         set(&mut train.ema_decay, &self.ema_decay);

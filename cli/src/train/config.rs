@@ -473,7 +473,7 @@ mod tests {
             let model = run.build(&data).unwrap();
             assert_eq!((model.classes(), model.has_null_condition()), (10, true), "{name}");
             assert_eq!(model.image_shape(), Some([1, 28, 28]), "{name}");
-            run.train = run.train.resolved(937).unwrap();
+            run.train = run.train.resolved(937);
             run.train.validate().unwrap();
             let text = run.to_toml().unwrap();
             assert_eq!(RunConfig::from_toml(&text).unwrap(), run, "{text}");

@@ -87,7 +87,11 @@ fn plan_resume(args: &TrainArgs) -> Result<(RunDirectory, RunConfig)> {
     let mut run = match (&args.config, &args.preset) {
         (Some(path), _) => {
             let mut run = RunConfig::read(path)?;
-            run.train.lr_decay_steps = run.train.lr_decay_steps.or(recorded.train.lr_decay_steps);
+            // The curve of the learning rate is that of the run, unless the file has one of its own.
+            if run.train.lr_decay_steps.is_none() && run.train.lr_decay_minutes.is_none() {
+                run.train.lr_decay_steps = recorded.train.lr_decay_steps;
+                run.train.lr_decay_minutes = recorded.train.lr_decay_minutes;
+            }
             run
         }
         (None, Some(preset)) if *preset != recorded.preset => bail!(

@@ -194,7 +194,7 @@ fn every_field_out_of_range_is_named() {
     };
     assert_eq!(change(|_| {}), None);
     type Case = (&'static str, fn(&mut TrainConfig));
-    let cases: [Case; 25] = [
+    let cases: [Case; 26] = [
         ("seed", |c| c.seed = 1 << 63),
         ("length", |c| c.length = RunLength::Epochs(0)),
         ("length", |c| c.length = RunLength::Steps(0)),
@@ -213,6 +213,7 @@ fn every_field_out_of_range_is_named() {
         ("adamw.eps", |c| c.adamw.eps = 1e-46),
         ("adamw.eps", |c| c.adamw.eps = 1e300),
         ("lr_floor", |c| c.lr_floor = -0.1),
+        ("lr_decay_minutes", |c| c.lr_decay_minutes = Some(0.0)),
         ("clip_norm", |c| c.clip_norm = f64::INFINITY),
         ("ema_decay", |c| c.ema_decay = 1.0),
         ("checkpoint_minutes", |c| c.checkpoint_minutes = 0.0),
@@ -229,15 +230,22 @@ fn every_field_out_of_range_is_named() {
 }
 
 #[test]
-fn a_cosine_needs_an_end() {
+fn a_cosine_ends_with_the_run() {
     let cosine = |length| TrainConfig { lr_decay: LrDecay::Cosine, length, ..config() };
-    assert_eq!(cosine(RunLength::Epochs(4)).resolved(25).unwrap().lr_decay_steps, Some(100));
-    assert_eq!(cosine(RunLength::Steps(7)).resolved(25).unwrap().lr_decay_steps, Some(7));
-    let message = cosine(RunLength::Minutes(5.0)).resolved(25).unwrap_err().to_string();
-    assert!(message.contains("lr_decay_steps") && message.contains("minutes"), "{message}");
+    let ends = |config: TrainConfig| {
+        let resolved = config.resolved(25);
+        (resolved.lr_decay_steps, resolved.lr_decay_minutes)
+    };
+    assert_eq!(ends(cosine(RunLength::Epochs(4))), (Some(100), None));
+    assert_eq!(ends(cosine(RunLength::Steps(7))), (Some(7), None));
+    assert_eq!(ends(cosine(RunLength::Minutes(5.0))), (None, Some(5.0)));
+    // What was given, or written out by an earlier part of the run, stays.
     let given = TrainConfig { lr_decay_steps: Some(9), ..cosine(RunLength::Minutes(5.0)) };
-    assert_eq!(given.resolved(25).unwrap().lr_decay_steps, Some(9));
-    assert_eq!(config().resolved(25).unwrap().lr_decay_steps, None);
+    assert_eq!(ends(given), (Some(9), None));
+    for length in [RunLength::Minutes(7.0), RunLength::Steps(7)] {
+        assert_eq!(ends(TrainConfig { lr_decay_minutes: Some(5.0), ..cosine(length) }), (None, Some(5.0)));
+    }
+    assert_eq!(ends(config()), (None, None));
 }
 
 #[test]

@@ -7,7 +7,9 @@ use crate::common::{Tiny, config, toy_data};
 use serde_json::{Value, json};
 use tweedie_data::{Dataset, OpenOptions, Split};
 use tweedie_denoiser::NetworkGrad;
-use tweedie_train::{Hooks, LrDecay, RunEnd, RunLength, StepReport, StepSampling, TrainConfig, TrainError, Trainer};
+use tweedie_train::{
+    Hooks, LrDecay, LrSchedule, RunEnd, RunLength, StepReport, StepSampling, TrainConfig, TrainError, Trainer,
+};
 
 const SIDE: usize = 12;
 
@@ -398,6 +400,46 @@ fn a_time_that_no_run_takes_is_refused() {
     write("1e12");
     let mut net = net();
     Trainer::new(&mut net, &data, config()).unwrap().load_state(&path).unwrap();
+}
+
+#[test]
+fn in_a_run_by_minutes_the_learning_rate_falls_with_the_time() {
+    let data = data();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    let minutes = 0.01;
+    let config = TrainConfig {
+        length: RunLength::Minutes(minutes),
+        lr_decay: LrDecay::Cosine,
+        lr_floor: 0.1,
+        lr_warmup: 4,
+        ..config()
+    };
+    let peak = config.lr;
+    let lr = LrSchedule { peak, warmup: 4, decay: LrDecay::Cosine, total: 0, floor: 0.1 };
+    let mut net = net();
+    let mut trainer = Trainer::new(&mut net, &data, config.clone()).unwrap();
+    while !trainer.is_complete() {
+        // Read once, at the start of the step.
+        let share = trainer.seconds() / (60.0 * minutes);
+        let report = trainer.step().unwrap();
+        assert_eq!(report.lr, lr.at_share(report.step, share));
+    }
+    assert!(trainer.steps_done() > 4);
+    trainer.save_state(&path).unwrap();
+    let done = trainer.steps_done();
+    // A longer run goes on at its saved seconds, on the curve that it began: at the floor.
+    let mut net = self::net();
+    let longer = TrainConfig {
+        length: RunLength::Minutes(2.0 * minutes),
+        lr_decay_minutes: trainer.config().lr_decay_minutes,
+        ..config
+    };
+    let mut trainer = Trainer::new(&mut net, &data, longer).unwrap();
+    trainer.load_state(&path).unwrap();
+    assert!(!trainer.is_complete() && trainer.seconds() >= 60.0 * minutes);
+    let report = trainer.step().unwrap();
+    assert_eq!((report.step, report.lr), (done + 1, lr.at_share(done + 1, 1.0)));
 }
 
 /// Writes down what the loop asks for, and raises the stop flag at a step.
