@@ -1,6 +1,6 @@
 use thiserror::Error;
 
-/// What can go wrong when a likelihood is computed.
+/// What can go wrong when something is evaluated.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum EvalError {
@@ -49,6 +49,16 @@ pub enum EvalError {
         place: String,
         /// What came out.
         value: f64,
+    },
+    /// A decomposition of a matrix that does not converge.
+    #[error(
+        "{operation}: {what} did not converge; the features may be far too large or too small, look at their range"
+    )]
+    Decomposition {
+        /// The operation that was called.
+        operation: &'static str,
+        /// What was to be found.
+        what: &'static str,
     },
     /// The model refused its input.
     #[error(transparent)]
