@@ -7,7 +7,7 @@ use crate::config::{kind as json_kind, parse_config};
 use crate::{CheckpointError, Config, TensorFile, WEIGHTS_NAME, read_config};
 
 /// The `_class_name`s of the networks that can be opened.
-pub const SUPPORTED_CLASSES: [&str; 2] = ["UNet2DModel", "UNetCond"];
+pub const SUPPORTED_CLASSES: [&str; 3] = ["UNet2DModel", "UNetCond", "EncoderClassifier"];
 
 const INDEX: &str = "model_index.json";
 const CONFIG: &str = "config.json";

@@ -14,7 +14,7 @@ use crate::convert::ConvertArgs;
 use crate::eval::EvalArgs;
 use crate::labels::LabelList;
 use crate::sample::GuidanceArgs;
-use crate::train::TrainArgs;
+use crate::train::{ClassifierArgs, TrainArgs};
 use crate::verify::VerifyArgs;
 
 /// Train diffusion models and draw with them, on an ordinary CPU.
@@ -58,6 +58,8 @@ pub enum Command {
     Sample(Box<SampleArgs>),
     /// Train a model and watch it learn
     Train(Box<TrainArgs>),
+    /// Train a classifier of noisy or clean images
+    TrainClassifier(Box<ClassifierArgs>),
     /// Run a network once on given inputs
     Predict(PredictArgs),
     /// Show layers, parameters, memory and time of a model

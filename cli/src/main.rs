@@ -6,6 +6,7 @@
 mod args;
 mod axis;
 mod bench;
+mod classifier;
 mod console;
 mod convert;
 mod data;
@@ -45,6 +46,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Sample(args) => sample::run(args, common),
         Command::Train(args) => train::run(args, common),
+        Command::TrainClassifier(args) => train::run_classifier(args, common),
         Command::Predict(args) => predict::run(args, common),
         Command::Inspect(args) => inspect::run(args),
         Command::Schedule(args) => schedule::run(args, common),

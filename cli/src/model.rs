@@ -11,7 +11,7 @@ use tweedie_checkpoint::{
 use tweedie_data::Range;
 use tweedie_denoiser::{Component, Mean, MixtureOracle, Network, NetworkGrad, Param, Params, Role, Spread};
 use tweedie_schedule::TimestepMapping;
-use tweedie_unet::Model;
+use tweedie_unet::{Model, classifier};
 
 /// The name of the bundled model in messages and files.
 pub const BUNDLED: &str = "digits (bundled)";
@@ -127,17 +127,20 @@ fn is_oracle(path: &Path) -> bool {
 }
 
 fn from_dir(dir: ModelDir, name: String, weights: Weights) -> Result<LoadedNetwork> {
+    if dir.class_name == classifier::CLASS {
+        bail!(
+            "{name} is a classifier ({}): it says what an image shows, and neither draws nor predicts noise; give the directory of \
+             a diffusion model",
+            dir.class_name
+        );
+    }
     let config = || dir.config_path.display().to_string();
     // The weights are compared with the table before memory is taken for a network that a config may make up.
     let available = dir.weights.tensors().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
     let table = Model::table(&dir.config, available).with_context(config)?;
     check_keys(table.entries().iter().map(|p| (p.name.as_str(), p.shape.as_slice())), &dir.weights, |_| false)?;
     let mut network = Model::from_config(&dir.config).with_context(config)?;
-    let sizes = dir.weights.tensors().map(|t| (t.shape.iter().product::<usize>() * t.dtype.bitsize() / 8) as u64);
-    let stored_bytes = sizes.sum();
-    let mut types: Vec<String> = dir.weights.tensors().map(|t| t.dtype.to_string()).collect();
-    types.sort();
-    types.dedup();
+    let (stored_bytes, stored_types) = stored(&dir.weights);
     let guidance = guidance(&dir.config).with_context(|| dir.config_path.display().to_string())?;
     let class_names = class_names(&dir.config).with_context(|| dir.config_path.display().to_string())?;
     if weights == Weights::Read {
@@ -152,8 +155,18 @@ fn from_dir(dir: ModelDir, name: String, weights: Weights) -> Result<LoadedNetwo
         network,
         scheduler: dir.scheduler.map(|config| (config, dir.scheduler_path)),
         stored_bytes,
-        stored_types: types.join(", "),
+        stored_types,
     })
+}
+
+/// Bytes of the weights as they are stored, and their types.
+pub fn stored(weights: &TensorFile) -> (u64, String) {
+    let sizes = weights.tensors().map(|t| (t.shape.iter().product::<usize>() * t.dtype.bitsize() / 8) as u64);
+    let bytes = sizes.sum();
+    let mut types: Vec<String> = weights.tensors().map(|t| t.dtype.to_string()).collect();
+    types.sort();
+    types.dedup();
+    (bytes, types.join(", "))
 }
 
 /// The guidance scale that a network's config recommends.
@@ -168,7 +181,10 @@ fn guidance(config: &Config) -> Result<Option<f64>> {
 }
 
 /// The names of the classes, as a network's config gives them.
-fn class_names(config: &Config) -> Result<Vec<String>> {
+///
+/// # Errors
+/// If they are no names.
+pub fn class_names(config: &Config) -> Result<Vec<String>> {
     let Some(value) = config.get(CLASS_NAMES_KEY) else { return Ok(Vec::new()) };
     let names = value.as_array().map(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
     match names.flatten() {
@@ -180,8 +196,11 @@ fn class_names(config: &Config) -> Result<Vec<String>> {
 }
 
 /// Fills a network with the tensors of a file, whose keys and shapes were checked.
-fn load_weights(network: &mut Model, file: &TensorFile) -> Result<()> {
-    let table = network.expected().to_vec();
+///
+/// # Errors
+/// If a tensor cannot be read, or holds a number that is not finite.
+pub fn load_weights(network: &mut dyn NetworkGrad, file: &TensorFile) -> Result<()> {
+    let table = network.params().table().to_vec();
     let values = network.params_mut().values_mut();
     for param in table {
         let read = match param.role {
@@ -205,10 +224,10 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The usual one: a component for the textbook network, which diffusers has no class for, or without a scheduler; else a
-    /// pipeline.
+    /// The usual one: a component for the textbook network and classifiers, which diffusers has no class for, or without a
+    /// scheduler; else a pipeline.
     pub fn usual(class_name: &str, scheduler: bool) -> Self {
-        if scheduler && class_name != BOOK { Self::Pipeline } else { Self::Component }
+        if scheduler && ![BOOK, classifier::CLASS].contains(&class_name) { Self::Pipeline } else { Self::Component }
     }
 }
 
@@ -239,9 +258,10 @@ pub fn write(
         .chain(counts.map(|(param, count)| Tensor::i64(&param.name, &param.shape, count)))
         .collect();
     match (layout, scheduler) {
-        (Layout::Pipeline, _) if network["_class_name"] == BOOK => {
+        (Layout::Pipeline, _) if [BOOK, classifier::CLASS].iter().any(|class| network["_class_name"] == *class) => {
+            let class = network["_class_name"].as_str().unwrap_or_default();
             bail!(
-                "a pipeline of the class {BOOK} cannot be written, because diffusers has no such class; choose a component"
+                "a pipeline of the class {class} cannot be written, because diffusers has no such class; choose a component"
             )
         }
         (Layout::Pipeline, None) => {

@@ -3,37 +3,10 @@
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, Scope};
 
-use ndarray_rand::rand::{RngCore, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
-use crate::{Batch, Batches, DataError, Dataset, Range};
-
-/// The domain that separates this generator from every other one that is keyed by the same seed.
-const DOMAIN: [u8; 8] = *b"mirror_1";
+use crate::{Augment, Batch, Batches, DataError, Dataset, Range};
 
 /// Batches that wait for the network; one more is being read meanwhile.
 const WAITING: usize = 2;
-
-/// Which images of a batch of step `step` (from 0) are mirrored: each with probability one half, as a function of the seed,
-/// the step and its place in the batch.
-pub fn flips(seed: u64, step: u64, count: usize) -> Vec<bool> {
-    let mut key = [0u8; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..16].copy_from_slice(&DOMAIN);
-    key[16..24].copy_from_slice(&step.to_le_bytes());
-    let mut random = ChaCha8Rng::from_seed(key);
-    (0..count).map(|_| random.next_u32() & 1 == 1).collect()
-}
-
-/// What is done to an image of the training set before a network sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Augment {
-    /// Nothing.
-    #[default]
-    None,
-    /// It is mirrored left to right with probability one half, see [`flips`].
-    Flip,
-}
 
 /// The batch of a step.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +26,7 @@ pub struct Draws<'a> {
     batches: Batches,
     seed: u64,
     range: Range,
-    augment: Augment,
+    augments: Vec<Augment>,
 }
 
 impl<'a> Draws<'a> {
@@ -62,7 +35,14 @@ impl<'a> Draws<'a> {
     /// # Panics
     /// If `batch` is zero.
     pub fn new(data: &'a Dataset, batch: usize, seed: u64, range: Range, augment: Augment) -> Self {
-        Self { data, batches: Batches::new(data.len(), batch, seed), seed, range, augment }
+        Self { data, batches: Batches::new(data.len(), batch, seed), seed, range, augments: vec![augment] }
+    }
+
+    /// The same batches with something more done to their images, after the rest.
+    #[must_use]
+    pub fn then(mut self, augment: Augment) -> Self {
+        self.augments.push(augment);
+        self
     }
 
     /// Number of batches in an epoch, see [`crate::batches_per_epoch`].
@@ -77,9 +57,7 @@ impl<'a> Draws<'a> {
     pub fn at(&mut self, step: u64) -> Result<Drawn, DataError> {
         let (epoch, indices) = self.batches.at(step);
         let mut batch = self.data.batch(&indices, self.range)?;
-        if self.augment == Augment::Flip {
-            batch.flip(&flips(self.seed, step, indices.len()));
-        }
+        self.augments.iter().for_each(|augment| augment.apply(&mut batch, self.seed, step, self.range));
         Ok(Drawn { step, epoch, batch })
     }
 

@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod augment;
 pub mod cifar;
 mod dataset;
 mod draws;
@@ -30,8 +31,9 @@ mod order;
 mod pictures;
 mod records;
 
+pub use augment::{Affine, Augment, flips};
 pub use dataset::{Batch, Dataset, Range, Split};
-pub use draws::{Ahead, Augment, Drawn, Draws, flips};
+pub use draws::{Ahead, Drawn, Draws};
 pub use error::DataError;
 pub use mnist::mnist;
 pub use npy::{npy_from_bytes, npz_from_bytes};

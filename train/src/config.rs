@@ -1,7 +1,7 @@
 //! The configuration of a training run, as it is written in `train.toml` and in a training state.
 
 use serde::{Deserialize, Serialize};
-use tweedie_data::Range;
+use tweedie_data::{Affine, Augment, Range};
 use tweedie_schedule::{BetaSchedule, Bins, Prediction, Schedule, TimestepMapping, Variance, Weighting};
 
 use crate::{AdamW, Loss, LrDecay, LrSchedule, Objective, Terms, TrainError};
@@ -131,6 +131,87 @@ pub enum StepSampling {
     Uniform,
     /// By the size of their losses, see [`Importance`](crate::Importance).
     Importance,
+    /// None: a classifier sees the images as they are, at the number 0.
+    Clean,
+}
+
+/// [`Augment`] as it is written in a configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum AugmentConfig {
+    /// [`Augment::None`].
+    #[default]
+    None,
+    /// [`Augment::Flip`].
+    Flip,
+    /// [`Augment::Shift`].
+    Shift {
+        /// At most 1024.
+        pixels: usize,
+    },
+    /// [`Augment::Affine`].
+    Affine {
+        /// In degrees, from 0 to 180.
+        rotation: f64,
+        /// At least 0 and less than 1.
+        scale: f64,
+        /// At least 0 and less than 1.
+        shear: f64,
+        /// In pixels, from 0 to 1024.
+        shift: f64,
+    },
+}
+
+impl AugmentConfig {
+    /// The names that [`AugmentConfig::from_name`] knows.
+    pub const NAMES: [&str; 4] = ["none", "flip", "shift", "affine"];
+
+    /// The largest shift in pixels.
+    const MOST: usize = 1024;
+
+    /// The augmentation of a name, with moderate strengths.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let Affine { rotation, scale, shear, shift } = Affine::default();
+        match name {
+            "none" => Some(Self::None),
+            "flip" => Some(Self::Flip),
+            "shift" => Some(Self::Shift { pixels: 2 }),
+            "affine" => Some(Self::Affine { rotation, scale, shear, shift }),
+            _ => None,
+        }
+    }
+
+    /// The augmentation.
+    pub fn augment(self) -> Augment {
+        match self {
+            Self::None => Augment::None,
+            Self::Flip => Augment::Flip,
+            Self::Shift { pixels } => Augment::Shift { pixels },
+            Self::Affine { rotation, scale, shear, shift } => {
+                Augment::Affine(Affine { rotation, scale, shear, shift })
+            }
+        }
+    }
+
+    fn validate(self) -> Result<(), TrainError> {
+        let most = Self::MOST as f64;
+        let check = |field, value: f64, ok: bool, expected: &str| {
+            if ok { Ok(()) } else { Err(wrong(field, expected, value, "change it")) }
+        };
+        match self {
+            Self::None | Self::Flip => Ok(()),
+            Self::Shift { pixels } => {
+                check("augment.shift.pixels", pixels as f64, pixels <= Self::MOST, "at most 1024")
+            }
+            Self::Affine { rotation, scale, shear, shift } => {
+                check("augment.affine.rotation", rotation, (0.0..=180.0).contains(&rotation), "from 0 to 180")?;
+                check("augment.affine.scale", scale, (0.0..1.0).contains(&scale), "in [0, 1)")?;
+                check("augment.affine.shear", shear, (0.0..1.0).contains(&shear), "in [0, 1)")?;
+                check("augment.affine.shift", shift, (0.0..=most).contains(&shift), "from 0 to 1024")
+            }
+        }
+    }
 }
 
 /// Whether a field has its default, in which case it is not written: states of earlier versions do not have it.
@@ -153,9 +234,12 @@ pub struct TrainConfig {
     /// What the network is trained to predict: `eps`, `x0`, `v`, `score` or `mean`; `eps` by default (Ho 2020).
     #[serde(with = "names::prediction")]
     pub prediction: Prediction,
-    /// What is minimised: `simple`, `vlb` or `hybrid`; `simple` by default (Ho 2020).
+    /// What is minimised: `simple`, `vlb` or `hybrid`, or `cross-entropy` for a classifier; `simple` by default (Ho 2020).
     #[serde(skip_serializing_if = "is_default")]
     pub loss: Loss,
+    /// The share of each label that a classifier is to spread over all classes alike, in `[0, 1)`; 0 by default.
+    #[serde(skip_serializing_if = "is_default")]
+    pub label_smoothing: f64,
     /// Weights of the squared error: `"uniform"`, `{ min-snr = { gamma = 5.0 } }`, `{ p2 = { gamma = 1.0, k = 1.0 } }` or
     /// `{ edm = { sigma_data = 0.5 } }`; `"uniform"` by default.
     #[serde(skip_serializing_if = "is_default")]
@@ -164,7 +248,7 @@ pub struct TrainConfig {
     /// default. A learned one needs a network with twice the output channels (Nichol & Dhariwal 2021).
     #[serde(skip_serializing_if = "is_default", with = "names::variance")]
     pub variance: Variance,
-    /// How steps are drawn: `uniform` or `importance`; `uniform` by default.
+    /// How steps are drawn: `uniform` or `importance`, or `clean` for a classifier that sees no noise; `uniform` by default.
     #[serde(skip_serializing_if = "is_default")]
     pub step_sampling: StepSampling,
     /// The number that the network sees for step t: `zero-based` (t - 1, as diffusers counts) or `one-based` (t);
@@ -180,6 +264,10 @@ pub struct TrainConfig {
     /// Whether each image is mirrored left to right with probability one half; false by default.
     #[serde(skip_serializing_if = "is_default")]
     pub flip: bool,
+    /// What else is done to each image: `"none"`, `"flip"`, `{ shift = { pixels = 2 } }` or
+    /// `{ affine = { rotation = 10.0, scale = 0.1, shear = 0.1, shift = 2.0 } }`; `"none"` by default.
+    #[serde(skip_serializing_if = "is_default")]
+    pub augment: AugmentConfig,
     /// The highest learning rate, a normal number of f32; 5e-4 by default.
     pub lr: f64,
     /// Steps of the linear warm-up of the learning rate; 200 by default.
@@ -220,6 +308,7 @@ impl Default for TrainConfig {
             batch: 64,
             prediction: Prediction::Eps,
             loss: Loss::default(),
+            label_smoothing: 0.0,
             weighting: WeightingConfig::default(),
             variance: Variance::default(),
             step_sampling: StepSampling::default(),
@@ -227,6 +316,7 @@ impl Default for TrainConfig {
             range: Range::MinusOneOne,
             label_dropout: 0.1,
             flip: false,
+            augment: AugmentConfig::default(),
             lr: 5e-4,
             lr_warmup: 200,
             lr_decay: LrDecay::Constant,
@@ -294,6 +384,11 @@ impl TrainConfig {
             }
             _ => {}
         }
+        self.validate_classifier()?;
+        self.augment.validate()?;
+        if self.flip && self.augment == AugmentConfig::Flip {
+            return Err(wrong("flip", "false, since augment mirrors the images already", true, "leave it out"));
+        }
         number("label_dropout", self.label_dropout, closed(self.label_dropout), "in [0, 1]")?;
         number("lr", self.lr, normal(self.lr), NORMAL)?;
         number("lr_floor", self.lr_floor, closed(self.lr_floor), "in [0, 1]")?;
@@ -310,6 +405,45 @@ impl TrainConfig {
         number("adamw.weight_decay", weight_decay, not_negative(weight_decay), "at least 0 and finite")?;
         self.objective()?;
         Ok(())
+    }
+
+    /// Whether what concerns classifiers alone, or denoisers alone, is where it belongs.
+    fn validate_classifier(&self) -> Result<(), TrainError> {
+        if self.loss != Loss::CrossEntropy {
+            return match self.step_sampling {
+                StepSampling::Clean => {
+                    let expected = "uniform or importance, since a denoiser learns from noisy images";
+                    Err(wrong("step_sampling", expected, "clean", "change it, or train a classifier"))
+                }
+                _ if self.label_smoothing != 0.0 => {
+                    let expected = "0, since only a classifier learns from labels";
+                    Err(wrong("label_smoothing", expected, self.label_smoothing, "leave it out"))
+                }
+                _ => Ok(()),
+            };
+        }
+        let refuse = |field, expected: &str, found: &str| Err(wrong(field, expected, found, "leave it out"));
+        match self {
+            Self { step_sampling: StepSampling::Importance, .. } => {
+                refuse("step_sampling", "uniform or clean for a classifier", "importance")
+            }
+            Self { weighting, .. } if *weighting != WeightingConfig::Uniform => {
+                refuse("weighting", "uniform for a classifier, which has no squared error", "another one")
+            }
+            Self { variance: Variance::LearnedRange, .. } => {
+                refuse("variance", "a fixed one for a classifier", "learned-range")
+            }
+            Self { label_dropout, .. } if *label_dropout != 0.0 => Err(wrong(
+                "label_dropout",
+                "0 for a classifier, which has no null condition",
+                label_dropout,
+                "set it to 0",
+            )),
+            Self { label_smoothing, .. } if !(0.0..1.0).contains(label_smoothing) => {
+                Err(wrong("label_smoothing", "in [0, 1)", label_smoothing, "change it"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The configuration with `lr_decay_steps` or `lr_decay_minutes` written out, for a run of `steps_per_epoch` steps per
@@ -337,6 +471,10 @@ impl TrainConfig {
             bins: Bins::new(self.range.from_byte(0).into(), self.range.from_byte(u8::MAX).into(), 256)?,
         };
         let schedule = self.noise.build()?;
+        if self.loss == Loss::CrossEntropy {
+            let schedule = (self.step_sampling != StepSampling::Clean).then_some(&schedule);
+            return Ok(Objective::classifier(schedule, self.timestep, self.label_smoothing, self.seed));
+        }
         Objective::with_terms(&schedule, self.prediction, self.timestep, self.label_dropout, self.seed, terms)
     }
 

@@ -52,8 +52,7 @@ pub enum TrainError {
     },
     /// The network's output has another shape than the target.
     #[error(
-        "step {step}: the network's output should have the shape {expected:?} of its input, found {found:?}; \
-         train a network with as many output channels as the images have"
+        "step {step}: the network's output should have the shape {expected:?}, found {found:?}; {remedy}"
     )]
     OutputShape {
         /// The step, counted from 1.
@@ -62,6 +61,8 @@ pub enum TrainError {
         expected: Vec<usize>,
         /// Shape of the output.
         found: Vec<usize>,
+        /// What to do about it.
+        remedy: &'static str,
     },
     /// The network refused a batch.
     #[error("step {step}: {source}")]

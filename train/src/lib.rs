@@ -18,7 +18,7 @@ mod state;
 mod trainer;
 
 pub use adamw::{AdamW, Optimizer, clip_factor, global_norm};
-pub use config::{NoiseConfig, RunLength, StepSampling, TrainConfig, WeightingConfig};
+pub use config::{AugmentConfig, NoiseConfig, RunLength, StepSampling, TrainConfig, WeightingConfig};
 pub use error::TrainError;
 pub use lr::{LrDecay, LrSchedule};
 pub use objective::{BatchLoss, Chances, HYBRID_FACTOR, Importance, Loss, NoisyBatch, Objective, Terms};

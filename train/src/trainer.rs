@@ -14,7 +14,7 @@ use crate::config::wrong;
 use crate::log::LogRow;
 use crate::objective::NoisyBatch;
 use crate::state::data_text;
-use crate::{Importance, Objective, Optimizer, RunLength, StepSampling, TrainConfig, TrainError};
+use crate::{Importance, Loss, Objective, Optimizer, RunLength, StepSampling, TrainConfig, TrainError};
 
 /// The share of the past in the smoothed loss.
 const LOSS_MEMORY: f64 = 0.98;
@@ -148,8 +148,9 @@ impl<'a> Trainer<'a> {
     pub fn new(net: &'a mut dyn NetworkGrad, data: &'a Dataset, config: TrainConfig) -> Result<Self, TrainError> {
         config.validate()?;
         let conditional = check_labels(&*net, data, &config)?;
-        let augment = if config.flip { Augment::Flip } else { Augment::None };
-        let draws = Draws::new(data, config.batch, config.seed, config.range, augment);
+        let flip = if config.flip { Augment::Flip } else { Augment::None };
+        let draws =
+            Draws::new(data, config.batch, config.seed, config.range, flip).then(config.augment.augment());
         let config = config.resolved(draws.per_epoch());
         let objective = config.objective()?;
         let importance =
@@ -328,8 +329,6 @@ impl<'a> Trainer<'a> {
     ) -> Result<(f64, Vec<f64>, f64), TrainError> {
         let (mut loss, mut losses) = (f64::NAN, Vec::new());
         let mut misshaped = None;
-        let (n, c, h, w) = noisy.target.dim();
-        let expected = (n, self.objective.output_channels(c), h, w);
         let objective = &self.objective;
         self.net
             .forward_backward(
@@ -337,8 +336,9 @@ impl<'a> Trainer<'a> {
                 &noisy.timesteps,
                 &noisy.condition,
                 &mut |output| {
-                    if output.dim() != expected {
-                        misshaped = Some(output.shape().to_vec());
+                    let (expected, remedy) = objective.expected(noisy, output.shape());
+                    if output.shape() != expected {
+                        misshaped = Some((expected, output.shape().to_vec(), remedy));
                         return Array4::zeros(output.raw_dim());
                     }
                     let batch = objective.loss(noisy, x0, output);
@@ -348,8 +348,8 @@ impl<'a> Trainer<'a> {
                 &mut self.grads,
             )
             .map_err(|source| TrainError::Network { step, source })?;
-        if let Some(found) = misshaped {
-            return Err(TrainError::OutputShape { step, expected: vec![n, expected.1, h, w], found });
+        if let Some((expected, found, remedy)) = misshaped {
+            return Err(TrainError::OutputShape { step, expected: expected.to_vec(), found, remedy });
         }
         let norm = global_norm(&self.grads);
         for (what, value) in [("loss", loss), ("norm of the gradient", norm)] {
@@ -464,6 +464,23 @@ const MAX_INTERVAL: f64 = 365.25 * 86400.0;
 /// Whether the network is trained on labels.
 fn check_labels(net: &dyn NetworkGrad, data: &Dataset, config: &TrainConfig) -> Result<bool, TrainError> {
     let classes = net.classes();
+    if config.loss == Loss::CrossEntropy {
+        return match data.labels() {
+            _ if classes > 0 => Err(wrong(
+                "loss",
+                format!("one of a denoiser, because the network is conditioned on {classes} classes"),
+                "cross-entropy",
+                "train a classifier, which takes no label",
+            )),
+            None => Err(wrong(
+                "data",
+                "labelled, because a classifier learns from labels",
+                format!("{} without labels", data.name()),
+                "choose a labelled data set",
+            )),
+            Some(_) => Ok(true),
+        };
+    }
     if classes == 0 {
         return Ok(false);
     }

@@ -35,7 +35,10 @@ pub enum UnetError {
         message: String,
     },
     /// A `_class_name` that is not one of the networks here.
-    #[error("building a network: `_class_name` should be \"UNet2DModel\" or \"UNetCond\", found {found}")]
+    #[error(
+        "building a network: `_class_name` should be \"UNet2DModel\", \"UNetCond\" or, of a classifier, \
+         \"EncoderClassifier\", found {found}"
+    )]
     Class {
         /// What the configuration says.
         found: String,
@@ -51,4 +54,14 @@ pub enum UnetError {
         /// Numbers of the checkpoint.
         available: usize,
     },
+}
+
+impl UnetError {
+    /// The same of another network, which is built by the code of the first.
+    pub(crate) fn of(self, class: &'static str) -> Self {
+        match self {
+            Self::Inconsistent { message, .. } => Self::Inconsistent { class, message },
+            other => other,
+        }
+    }
 }

@@ -2,13 +2,15 @@
 //!
 //! [`Book`] is the textbook conditional U-Net (`UNetCond`), [`Residual`] the residual U-Net with GroupNorm, SiLU and
 //! self-attention (diffusers' `UNet2DModel`). [`Model`] is either of them, chosen by a `config.json`. Both implement
-//! [`Network`](tweedie_denoiser::Network) and [`NetworkGrad`](tweedie_denoiser::NetworkGrad).
+//! [`Network`](tweedie_denoiser::Network) and [`NetworkGrad`](tweedie_denoiser::NetworkGrad). [`EncoderClassifier`] is a
+//! classifier of noisy images, made of the encoder half of [`Residual`].
 //!
 //! Images are NCHW at the edge and channels-last inside. Results have the same bits for any number of threads, and an
 //! image's prediction does not depend on the others of its batch.
 #![forbid(unsafe_code)]
 
 mod book;
+pub mod classifier;
 mod error;
 mod init;
 mod json;
@@ -22,6 +24,7 @@ mod tensor;
 mod weights;
 
 pub use book::{Book, BookConfig};
+pub use classifier::EncoderClassifier;
 pub use error::UnetError;
 pub use init::Init;
 pub use keys::canonical_key;

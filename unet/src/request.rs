@@ -131,9 +131,21 @@ impl<'a> Request<'a> {
     ///
     /// `width` is the number of channels at the finest level, which decides how much memory an image takes.
     pub fn in_chunks(&self, out_channels: usize, width: usize, forward: impl Fn(Request<'a>) -> Tensor) -> Array4<f32> {
+        let (_, _, h, w) = self.x.dim();
+        self.in_chunks_of([out_channels, h, w], width, forward)
+    }
+
+    /// [`Request::in_chunks`] where `forward` makes `[c, h, w]` of every image.
+    pub fn in_chunks_of(
+        &self,
+        [out_channels, out_h, out_w]: [usize; 3],
+        width: usize,
+        forward: impl Fn(Request<'a>) -> Tensor,
+    ) -> Array4<f32> {
         let (n, _, h, w) = self.x.dim();
         let chunk = (CHUNK_VALUES / (h * w * width)).clamp(1, CHUNK);
-        let mut out = vec![0.0; n * out_channels * h * w];
+        let pixels = out_h * out_w;
+        let mut out = vec![0.0; n * out_channels * pixels];
         for start in (0..n).step_by(chunk) {
             let range = start..(start + chunk).min(n);
             let part = Request {
@@ -143,11 +155,11 @@ impl<'a> Request<'a> {
                 ..*self
             };
             let y = forward(part);
-            let values = out_channels * h * w;
+            let values = out_channels * pixels;
             let out = &mut out[range.start * values..range.end * values];
-            channels::nhwc_to_nchw(range.len(), out_channels, h * w, &y.data, out);
+            channels::nhwc_to_nchw(range.len(), out_channels, pixels, &y.data, out);
         }
-        Array4::from_shape_vec((n, out_channels, h, w), out).expect("the vector was made for this shape")
+        Array4::from_shape_vec((n, out_channels, out_h, out_w), out).expect("the vector was made for this shape")
     }
 
     /// The gradient that `loss` returns for the output `y`.

@@ -65,7 +65,7 @@ impl Builder {
 }
 
 /// How much of the packed weights agrees with the parameters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Fresh {
     /// Nothing: the parameters have changed.
     #[default]
@@ -119,16 +119,29 @@ impl Weights {
 
     /// The packed weights for a forward pass.
     pub fn for_predict(&self) -> Arc<Vec<Filter>> {
+        self.shared(Fresh::Forward)
+    }
+
+    /// The packed weights for a forward and a backward pass of a network that is not being trained.
+    pub fn for_gradient(&self) -> Arc<Vec<Filter>> {
+        self.shared(Fresh::Both)
+    }
+
+    fn shared(&self, least: Fresh) -> Arc<Vec<Filter>> {
         let lock = || self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         let packed = lock();
-        if packed.fresh != Fresh::Stale {
+        if packed.fresh >= least {
             return packed.filters.clone();
         }
         // Packing may run on the thread pool, so the lock is not held meanwhile: a thread that waits for its share
         // may be given another prediction of the same network.
         drop(packed);
-        let filters = Arc::new(self.pack(self.empty(), false));
-        *lock() = Packed { filters: filters.clone(), fresh: Fresh::Forward };
+        let filters = Arc::new(self.pack(self.empty(), least == Fresh::Both));
+        let mut packed = lock();
+        // Another thread may have packed more meanwhile.
+        if packed.fresh < least {
+            *packed = Packed { filters: filters.clone(), fresh: least };
+        }
         filters
     }
 

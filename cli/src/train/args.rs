@@ -10,7 +10,7 @@ use super::config::{PRESETS, RunConfig};
 use crate::console;
 use crate::data::DataArgs;
 use tweedie_schedule::Variance;
-use tweedie_train::{Loss, LrDecay, RunLength, StepSampling, WeightingConfig};
+use tweedie_train::{AugmentConfig, Loss, LrDecay, RunLength, StepSampling, WeightingConfig};
 
 /// `--loss`.
 const LOSSES: [(&str, Loss); 3] = [("simple", Loss::Simple), ("vlb", Loss::Vlb), ("hybrid", Loss::Hybrid)];
@@ -39,13 +39,42 @@ Examples:
 
 The run's directory is a model: tweedie sample --model runs/mnist. Ctrl-C saves and stops.")]
 pub struct TrainArgs {
+    /// What both kinds of runs take.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Network and options that go together [default: mnist]
+    #[arg(long, value_name = "P", value_parser = PossibleValuesParser::new(PRESETS), conflicts_with = "config")]
+    pub preset: Option<String>,
+    /// Probability that a label is dropped
+    #[arg(long, value_name = "P", help_heading = "Options", value_parser = number)]
+    pub label_dropout: Option<f64>,
+
+    /// What the network predicts
+    #[arg(long, value_name = "NAME", help_heading = "Process", value_parser = PossibleValuesParser::new(["eps", "x0", "v", "score", "mean"]))]
+    pub prediction: Option<String>,
+    /// What is minimised: the squared error; the variational bound; or both, the bound for a learned variance
+    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(names(&LOSSES)))]
+    pub loss: Option<String>,
+    /// Weights of the squared error over t [default: uniform]
+    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(WeightingConfig::NAMES))]
+    pub weighting: Option<String>,
+    /// Variance of the reverse step in the bound; a learned one doubles the network's output channels [default: fixed-small,
+    /// with --loss hybrid learned-range]
+    #[arg(long, value_name = "NAME", help_heading = "Objective",
+          value_parser = PossibleValuesParser::new(names(&VARIANCES)))]
+    pub variance: Option<String>,
+    /// How steps are drawn: all alike, or by the size of their losses
+    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(names(&STEP_SAMPLINGS)))]
+    pub step_sampling: Option<String>,
+}
+
+/// What runs of denoisers and of classifiers take.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RunArgs {
     /// What to train on: mnist (bundled); a folder of IDX files, of CIFAR-10's binary files, or of images with a subfolder for
     /// each class; .npy or .npz [default: mnist]
     #[arg(long, value_name = "D")]
     pub data: Option<String>,
-    /// Network and options that go together [default: mnist]
-    #[arg(long, value_name = "P", value_parser = PossibleValuesParser::new(PRESETS), conflicts_with = "config")]
-    pub preset: Option<String>,
     /// Network and options from a TOML file, as a run's train.toml has them
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
@@ -75,6 +104,10 @@ pub struct TrainArgs {
     /// Mirror each image left to right with probability one half
     #[arg(long, help_heading = "Data")]
     pub flip: bool,
+    /// What is done to each image before the network sees it, at random: mirrored, shifted by up to two pixels, or turned, scaled,
+    /// sheared and shifted a little [default: that of the preset]
+    #[arg(long, value_name = "NAME", help_heading = "Data", value_parser = PossibleValuesParser::new(AugmentConfig::NAMES))]
+    pub augment: Option<String>,
 
     /// Images per step
     #[arg(long, value_name = "B", help_heading = "Options")]
@@ -103,27 +136,6 @@ pub struct TrainArgs {
     /// Largest norm of the gradient, 0 for no clipping
     #[arg(long, value_name = "C", help_heading = "Options", value_parser = number)]
     pub clip_norm: Option<f64>,
-    /// Probability that a label is dropped
-    #[arg(long, value_name = "P", help_heading = "Options", value_parser = number)]
-    pub label_dropout: Option<f64>,
-
-    /// What the network predicts
-    #[arg(long, value_name = "NAME", help_heading = "Process", value_parser = PossibleValuesParser::new(["eps", "x0", "v", "score", "mean"]))]
-    pub prediction: Option<String>,
-    /// What is minimised: the squared error; the variational bound; or both, the bound for a learned variance
-    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(names(&LOSSES)))]
-    pub loss: Option<String>,
-    /// Weights of the squared error over t [default: uniform]
-    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(WeightingConfig::NAMES))]
-    pub weighting: Option<String>,
-    /// Variance of the reverse step in the bound; a learned one doubles the network's output channels [default: fixed-small,
-    /// with --loss hybrid learned-range]
-    #[arg(long, value_name = "NAME", help_heading = "Objective",
-          value_parser = PossibleValuesParser::new(names(&VARIANCES)))]
-    pub variance: Option<String>,
-    /// How steps are drawn: all alike, or by the size of their losses
-    #[arg(long, value_name = "NAME", help_heading = "Objective", value_parser = PossibleValuesParser::new(names(&STEP_SAMPLINGS)))]
-    pub step_sampling: Option<String>,
     /// Noise schedule
     #[arg(long, value_name = "NAME", help_heading = "Process",
           value_parser = PossibleValuesParser::new(tweedie_schedule::BetaSchedule::NAMES.split(", ")))]
@@ -145,17 +157,42 @@ impl TrainArgs {
     /// # Errors
     /// If one was given that the others leave without any effect.
     pub(super) fn apply(&self, run: &mut RunConfig) -> anyhow::Result<()> {
-        /// Replaces a value by one that was given.
-        fn set<T, U: Clone + Into<T>>(value: &mut T, given: &Option<U>) {
-            if let Some(given) = given {
-                *value = given.clone().into();
-            }
+        let train = &mut run.train;
+        set(&mut train.label_dropout, &self.label_dropout);
+        if let Some(name) = &self.prediction {
+            train.prediction = tweedie_schedule::Prediction::from_name(name)?;
         }
+        set(&mut train.loss, &named(self.loss.as_deref(), &LOSSES));
+        set(&mut train.weighting, &self.weighting.as_deref().and_then(WeightingConfig::from_name));
+        set(&mut train.step_sampling, &named(self.step_sampling.as_deref(), &STEP_SAMPLINGS));
+        // The bound of the hybrid loss trains nothing but a variance.
+        let hybrid = (self.loss.is_some() && train.loss == Loss::Hybrid).then_some(Variance::LearnedRange);
+        set(&mut train.variance, &named(self.variance.as_deref(), &VARIANCES).or(hybrid));
+        self.run.apply(run)
+    }
+}
+
+impl RunArgs {
+    /// Whether an option of the noise process was given.
+    pub(super) fn gives_process(&self) -> bool {
+        self.schedule.is_some() || self.train_steps.is_some() || self.beta_start.is_some() || self.beta_end.is_some()
+    }
+
+    /// As [`TrainArgs::apply`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn apply(&self, run: &mut RunConfig) -> anyhow::Result<()> {
         set(&mut run.data, &self.data);
         set(&mut run.size, &self.data_options.size);
         set(&mut run.colour, &self.data_options.colour);
         let train = &mut run.train;
         train.flip |= self.flip;
+        if let Some(augment) = self.augment.as_deref().and_then(AugmentConfig::from_name) {
+            train.augment = augment;
+            // Both together would mirror twice.
+            train.flip &= augment != AugmentConfig::Flip;
+        }
         set(&mut train.length, &self.epochs.map(|n| RunLength::Epochs(n.get())));
         set(&mut train.length, &self.steps.map(|n| RunLength::Steps(n.get())));
         set(&mut train.length, &self.minutes.map(RunLength::Minutes));
@@ -173,16 +210,6 @@ impl TrainArgs {
         set(&mut train.ema_decay, &self.ema_decay);
         set(&mut train.adamw.weight_decay, &self.weight_decay);
         set(&mut train.clip_norm, &self.clip_norm);
-        set(&mut train.label_dropout, &self.label_dropout);
-        if let Some(name) = &self.prediction {
-            train.prediction = tweedie_schedule::Prediction::from_name(name)?;
-        }
-        set(&mut train.loss, &named(self.loss.as_deref(), &LOSSES));
-        set(&mut train.weighting, &self.weighting.as_deref().and_then(WeightingConfig::from_name));
-        set(&mut train.step_sampling, &named(self.step_sampling.as_deref(), &STEP_SAMPLINGS));
-        // The bound of the hybrid loss trains nothing but a variance.
-        let hybrid = (self.loss.is_some() && train.loss == Loss::Hybrid).then_some(Variance::LearnedRange);
-        set(&mut train.variance, &named(self.variance.as_deref(), &VARIANCES).or(hybrid));
         set(&mut train.noise.schedule, &self.schedule);
         set(&mut train.noise.train_steps, &self.train_steps);
         set(&mut train.noise.beta_start, &self.beta_start);
@@ -205,6 +232,13 @@ impl TrainArgs {
     }
 }
 
+/// Replaces a value by one that was given.
+fn set<T, U: Clone + Into<T>>(value: &mut T, given: &Option<U>) {
+    if let Some(given) = given {
+        *value = given.clone().into();
+    }
+}
+
 /// The names of some choices.
 fn names<T>(choices: &'static [(&'static str, T)]) -> impl Iterator<Item = &'static str> {
     choices.iter().map(|(name, _)| *name)
@@ -215,7 +249,7 @@ fn named<T: Copy>(name: Option<&str>, choices: &[(&str, T)]) -> Option<T> {
     choices.iter().find(|(known, _)| Some(*known) == name).map(|(_, value)| *value)
 }
 
-fn number(text: &str) -> Result<f64, String> {
+pub(super) fn number(text: &str) -> Result<f64, String> {
     text.parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(|| "expected a finite number".to_owned())
 }
 

@@ -12,6 +12,7 @@ use tweedie_train::{AdamW, LrDecay, NoiseConfig, RunLength, TrainConfig};
 use tweedie_unet::residual::TimeEmbedding;
 use tweedie_unet::{Init, Model};
 
+use super::classifier;
 use crate::data::{ColourName, Size};
 
 /// The names of the presets.
@@ -118,7 +119,7 @@ fn mnist() -> String {
 const CUSTOM: &str = "custom";
 
 /// The network of a preset.
-fn network(value: Value) -> Map<String, Value> {
+pub(super) fn network(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -126,11 +127,14 @@ fn network(value: Value) -> Map<String, Value> {
 }
 
 impl RunConfig {
-    /// A preset of [`PRESETS`].
+    /// A preset of [`PRESETS`] or of [`classifier::PRESETS`].
     ///
     /// # Errors
     /// If there is no such preset.
     pub fn preset(name: &str) -> Result<Self> {
+        if let Some(run) = Self::classifier_preset(name) {
+            return Ok(run);
+        }
         let (init, samples, train, network) = match name {
             "mnist" => (
                 InitName::ZeroResidual,
@@ -235,8 +239,9 @@ impl RunConfig {
             *value = Value::Null;
         }
         // The name becomes that of a directory.
-        if run.preset != CUSTOM && !PRESETS.contains(&run.preset.as_str()) {
-            bail!("preset should be one of {} or {CUSTOM}, found \"{}\"; leave it out", PRESETS.join(", "), run.preset);
+        let presets: &[&str] = if run.is_classifier() { &classifier::PRESETS } else { &PRESETS };
+        if run.preset != CUSTOM && !presets.contains(&run.preset.as_str()) {
+            bail!("preset should be one of {} or {CUSTOM}, found \"{}\"; leave it out", presets.join(", "), run.preset);
         }
         Ok(run)
     }

@@ -6,6 +6,7 @@
 //! state.safetensors        what --resume needs
 //! log.csv, loss.svg        one row per step, and its plot
 //! samples/epoch-003.png    samples after each epoch
+//! accuracy.csv             of a classifier, its accuracy on test images after each epoch
 //! .train.lock              locked while a process trains here
 //! ```
 
@@ -31,6 +32,8 @@ const OPTIONS: &str = "train.toml";
 const STATE: &str = "state.safetensors";
 /// One row per step.
 const LOG: &str = "log.csv";
+/// The accuracy of a classifier.
+const ACCURACY: &str = "accuracy.csv";
 /// A file that is written to learn whether files can be written.
 const PROBE: &str = ".tweedie-probe.tmp";
 /// The file that a process holds a lock on while it trains.
@@ -172,6 +175,22 @@ impl RunDirectory {
         Ok(None)
     }
 
+    /// The text of `accuracy.csv`; empty if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn accuracy(&self) -> Result<String> {
+        read_log(&self.root.join(ACCURACY))
+    }
+
+    /// Writes `accuracy.csv`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_accuracy(&self, text: &str) -> Result<()> {
+        Ok(atomic_write(self.root.join(ACCURACY), text.as_bytes())?)
+    }
+
     /// Writes `train.toml`.
     ///
     /// # Errors
@@ -202,9 +221,9 @@ impl RunDirectory {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn write_model(&self, network: &Value, scheduler: &Value, params: &Params) -> Result<()> {
-        let layout = Layout::usual(network["_class_name"].as_str().unwrap_or_default(), true);
-        model::write(&self.root, layout, network, Some(scheduler), params, Dtype::F32)
+    pub fn write_model(&self, network: &Value, scheduler: Option<&Value>, params: &Params) -> Result<()> {
+        let layout = Layout::usual(network["_class_name"].as_str().unwrap_or_default(), scheduler.is_some());
+        model::write(&self.root, layout, network, scheduler, params, Dtype::F32)
     }
 
     /// Opens `log.csv` for a run that has done `step` steps: later rows are dropped, and a missing log is started.

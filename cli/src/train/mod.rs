@@ -1,6 +1,8 @@
-//! `tweedie train`: options, the run's directory, the loop, and what is shown of it.
+//! `tweedie train` and `tweedie train-classifier`: options, the run's directory, the loop, and what is shown of it.
 
+mod accuracy;
 mod args;
+mod classifier;
 mod config;
 mod directory;
 mod plot;
@@ -13,26 +15,44 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tweedie_checkpoint::{Config, TensorFile};
 use tweedie_data::{Dataset, Split};
-use tweedie_denoiser::NetworkGrad;
-use tweedie_train::{Hooks, RunEnd, StepReport, TrainError, Trainer};
-use tweedie_unet::Model;
+use tweedie_denoiser::{NetworkGrad, Params};
+use tweedie_train::{Hooks, RunEnd, StepReport, StepSampling, TrainError, Trainer};
+use tweedie_unet::{EncoderClassifier, Model};
 
 use crate::args::Common;
+use crate::classifier::is_classifier;
 use crate::data::DataArgs;
 use crate::{console, data, model};
 
+use accuracy::{Accuracy, Extent};
+use args::RunArgs;
 pub use args::TrainArgs;
+pub use classifier::ClassifierArgs;
 use config::{PRESETS, RunConfig};
 use directory::{Log, RunDirectory};
 use progress::{Progress, STOP};
 
-/// Runs the command.
+/// Runs `tweedie train`.
 ///
 /// # Errors
 /// If the options, the data or the network cannot be used, the directory is taken or cannot be written, the state is missing
 /// or belongs to another run, or the loss or a parameter is not finite; the last checkpoint is kept.
 pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
-    let (directory, mut run) = plan(args)?;
+    let kind = Kind::Denoiser;
+    run_planned(plan(kind, &args.run, args.preset.as_deref(), PRESETS[0], |run| args.apply(run))?, &args.run, common)
+}
+
+/// Runs `tweedie train-classifier`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_classifier(args: &ClassifierArgs, common: &Common) -> Result<()> {
+    let usual = classifier::PRESETS[usize::from(args.clean)];
+    let kind = Kind::Classifier;
+    run_planned(plan(kind, &args.run, args.preset.as_deref(), usual, |run| args.apply(run))?, &args.run, common)
+}
+
+fn run_planned((directory, mut run): (RunDirectory, RunConfig), args: &RunArgs, common: &Common) -> Result<()> {
     directory.prepare()?;
     let lock = directory.lock()?;
     // Another process may have been faster, and ended already.
@@ -40,6 +60,64 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<()> {
     let result = free.and_then(|()| train(&directory, &mut run, args, common));
     directory.discard_if_empty(lock);
     result
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Denoiser,
+    Classifier,
+}
+
+impl Kind {
+    fn of(run: &RunConfig) -> Self {
+        if run.is_classifier() { Self::Classifier } else { Self::Denoiser }
+    }
+
+    fn command(self) -> &'static str {
+        match self {
+            Self::Denoiser => "tweedie train",
+            Self::Classifier => "tweedie train-classifier",
+        }
+    }
+}
+
+/// A network in training.
+enum Subject {
+    Denoiser(Model),
+    Classifier(EncoderClassifier),
+}
+
+impl Subject {
+    fn build(run: &mut RunConfig, data: &Dataset) -> Result<Self> {
+        Ok(match Kind::of(run) {
+            Kind::Denoiser => Self::Denoiser(run.build(data)?),
+            Kind::Classifier => Self::Classifier(run.build_classifier(data)?),
+        })
+    }
+
+    fn network(&mut self) -> &mut dyn NetworkGrad {
+        match self {
+            Self::Denoiser(model) => model,
+            Self::Classifier(network) => network,
+        }
+    }
+
+    /// The `config.json` of the run's model.
+    fn model_config(&self, run: &RunConfig) -> Value {
+        match self {
+            Self::Denoiser(model) => run.model_config(model),
+            Self::Classifier(_) => run.classifier_config(None),
+        }
+    }
+
+    /// What the network computes, by the keys of its configuration.
+    fn architecture(&self) -> Value {
+        match self {
+            Self::Denoiser(model) => architecture(model),
+            Self::Classifier(network) => Value::Object(network.config().to_json()),
+        }
+    }
 }
 
 /// A new run needs a directory that holds none.
@@ -55,25 +133,48 @@ fn check_free(directory: &RunDirectory) -> Result<()> {
 }
 
 /// The directory and the options, before anything is opened or written.
-fn plan(args: &TrainArgs) -> Result<(RunDirectory, RunConfig)> {
+fn plan(
+    kind: Kind,
+    args: &RunArgs,
+    preset: Option<&str>,
+    usual: &str,
+    apply: impl Fn(&mut RunConfig) -> Result<()>,
+) -> Result<(RunDirectory, RunConfig)> {
     if args.resume {
-        return plan_resume(args);
+        return plan_resume(kind, args, preset, apply);
     }
     let mut run = match &args.config {
         Some(path) => RunConfig::read(path)?,
-        None => RunConfig::preset(args.preset.as_deref().unwrap_or(PRESETS[0]))?,
+        None => RunConfig::preset(preset.unwrap_or(usual))?,
     };
+    if let Some(path) = &args.config {
+        check_kind(kind, &run, &path.display().to_string())?;
+    }
     let directory = match &args.out {
         Some(root) => RunDirectory::at(root),
         None => RunDirectory::unused(&run.preset),
     };
-    args.apply(&mut run)?;
+    apply(&mut run)?;
     check(&run)?;
     check_free(&directory)?;
     Ok((directory, run))
 }
 
-fn plan_resume(args: &TrainArgs) -> Result<(RunDirectory, RunConfig)> {
+/// Whether a run is one of this command.
+fn check_kind(kind: Kind, run: &RunConfig, name: &str) -> Result<()> {
+    match (kind, Kind::of(run)) {
+        (Kind::Denoiser, Kind::Classifier) => bail!("{name} is of a classifier: use {}", Kind::Classifier.command()),
+        (Kind::Classifier, Kind::Denoiser) => bail!("{name} is of a diffusion model: use {}", Kind::Denoiser.command()),
+        _ => Ok(()),
+    }
+}
+
+fn plan_resume(
+    kind: Kind,
+    args: &RunArgs,
+    preset: Option<&str>,
+    apply: impl Fn(&mut RunConfig) -> Result<()>,
+) -> Result<(RunDirectory, RunConfig)> {
     let Some(root) = &args.out else {
         let runs: Vec<String> = RunDirectory::existing().iter().map(|run| run.display().to_string()).collect();
         let there = if runs.is_empty() { "there is none here".to_owned() } else { runs.join(", ") };
@@ -84,9 +185,11 @@ fn plan_resume(args: &TrainArgs) -> Result<(RunDirectory, RunConfig)> {
         bail!("{} holds no run to resume: there is no {}", root.display(), directory.options().display());
     }
     let recorded = RunConfig::read(&directory.options())?;
-    let mut run = match (&args.config, &args.preset) {
+    check_kind(kind, &recorded, &root.display().to_string())?;
+    let mut run = match (&args.config, preset) {
         (Some(path), _) => {
             let mut run = RunConfig::read(path)?;
+            check_kind(kind, &run, &path.display().to_string())?;
             // The curve of the learning rate is that of the run, unless the file has one of its own.
             if run.train.lr_decay_steps.is_none() && run.train.lr_decay_minutes.is_none() {
                 run.train.lr_decay_steps = recorded.train.lr_decay_steps;
@@ -94,14 +197,14 @@ fn plan_resume(args: &TrainArgs) -> Result<(RunDirectory, RunConfig)> {
             }
             run
         }
-        (None, Some(preset)) if *preset != recorded.preset => bail!(
+        (None, Some(preset)) if preset != recorded.preset => bail!(
             "{} was started with the preset {}, not {preset}; leave --preset out, or start a new run",
             root.display(),
             recorded.preset
         ),
         _ => recorded,
     };
-    args.apply(&mut run)?;
+    apply(&mut run)?;
     check(&run)?;
     Ok((directory, run))
 }
@@ -111,7 +214,7 @@ fn check(run: &RunConfig) -> Result<()> {
     run.validate().map_err(|error| console::usage(error.to_string()))
 }
 
-fn train(directory: &RunDirectory, run: &mut RunConfig, args: &TrainArgs, common: &Common) -> Result<()> {
+fn train(directory: &RunDirectory, run: &mut RunConfig, args: &RunArgs, common: &Common) -> Result<()> {
     let resume = args.resume;
     // A resumed run reads its images as it has done so far.
     let read = DataArgs { size: run.size, colour: run.colour, ..args.data_options.clone() };
@@ -125,12 +228,14 @@ fn train(directory: &RunDirectory, run: &mut RunConfig, args: &TrainArgs, common
             data.len()
         );
     }
-    let mut model = run.build(&data)?;
-    let network = run.model_config(&model);
-    let architecture = architecture(&model);
-    let scheduler = run.scheduler()?;
-    let parameters = model.expected().iter().map(|param| param.range.len()).sum::<usize>();
-    let mut trainer = Trainer::new(&mut model, &data, run.train.clone())?.with_architecture(architecture.clone());
+    let mut subject = Subject::build(run, &data)?;
+    let network = subject.model_config(run);
+    let architecture = subject.architecture();
+    // What was never noised has no process.
+    let scheduler = (run.train.step_sampling != StepSampling::Clean).then(|| run.scheduler()).transpose()?;
+    let model = subject.network();
+    let parameters = model.params().len();
+    let mut trainer = Trainer::new(model, &data, run.train.clone())?.with_architecture(architecture.clone());
     run.train = trainer.config().clone();
     let resumed = resume && directory.has_state()?;
     if resumed {
@@ -140,13 +245,17 @@ fn train(directory: &RunDirectory, run: &mut RunConfig, args: &TrainArgs, common
         check_fresh(directory, &trainer)?;
     }
     let log = directory.open_log(trainer.steps_done())?;
+    let accuracy = match Kind::of(run) {
+        Kind::Denoiser => None,
+        Kind::Classifier => Some(Accuracy::new(run, &read, directory, trainer.steps_done(), common)?),
+    };
     directory.write_options(&run.to_toml()?)?;
     let root = directory.root().display();
     console::report(common, &opening(&trainer, run, &data, parameters, resumed, &root.to_string()));
 
     progress::catch_interrupts(common);
     let progress = Progress::new(common, &trainer);
-    let mut hooks = Files { directory, run, network, scheduler, log, progress, shape: data.shape() };
+    let mut hooks = Files { directory, run, network, scheduler, log, progress, shape: data.shape(), accuracy };
     if !resumed {
         // From here on the directory is a model and can be resumed, whenever the process is killed.
         hooks.save(&mut trainer)?;
@@ -164,8 +273,11 @@ fn train(directory: &RunDirectory, run: &mut RunConfig, args: &TrainArgs, common
             hooks.samples(&mut trainer, &name);
         }
     }
+    if end == RunEnd::Complete {
+        hooks.measure(&mut trainer, Extent::Whole)?;
+    }
     hooks.progress.finish();
-    console::report(common, &closing(&trainer, end, &hooks.log, &root.to_string()));
+    console::report(common, &closing(&trainer, end, &hooks, &root.to_string()));
     Ok(())
 }
 
@@ -193,8 +305,12 @@ fn check_recorded(directory: &RunDirectory, architecture: &Value) -> Result<()> 
 /// A run that was killed before its first checkpoint has no state, and starts again; one that has lost it does not.
 fn check_fresh(directory: &RunDirectory, trainer: &Trainer<'_>) -> Result<()> {
     let trained = || {
+        let other = |params: &Params| params.values() != trainer.params().values();
+        if is_classifier(directory.root()) {
+            return crate::classifier::open(Some(directory.root())).is_ok_and(|c| other(c.network.params()));
+        }
         let written = model::open_network(Some(directory.root()), None);
-        written.is_ok_and(|written| written.network.params().values() != trainer.params().values())
+        written.is_ok_and(|written| other(written.network.params()))
     };
     if directory.has_logged()? || trained() {
         bail!(
@@ -233,20 +349,31 @@ fn opening(
 }
 
 /// What is said at the end.
-fn closing(trainer: &Trainer<'_>, end: RunEnd, log: &Log, root: &str) -> String {
+fn closing(trainer: &Trainer<'_>, end: RunEnd, files: &Files<'_>, root: &str) -> String {
     let time = time(trainer);
-    let loss = log.rows.last().map_or_else(String::new, |row| format!(", loss {:.4}", row.loss_ema));
+    let loss = files.log.rows.last().map_or_else(String::new, |row| format!(", loss {:.4}", row.loss_ema));
     let steps = trainer.steps_done();
     let root = if root.contains(char::is_whitespace) { format!("\"{root}\"") } else { root.to_owned() };
+    let kind = Kind::of(files.run);
+    let command = kind.command();
     match end {
-        RunEnd::Complete => format!(
-            "done: {steps} steps in {time}{loss}\n  draw:      tweedie sample --model {root}\n  train on:  tweedie train \
-             --out {root} --resume --epochs {}",
-            trainer.epochs_done() + 10
-        ),
-        RunEnd::Stopped => format!(
-            "stopped and saved at step {steps} after {time}{loss}\n  go on:  tweedie train --out {root} --resume"
-        ),
+        RunEnd::Complete => {
+            let use_it = match kind {
+                Kind::Denoiser => format!("draw:      tweedie sample --model {root}"),
+                Kind::Classifier => format!("look:      tweedie inspect {root}"),
+            };
+            let accuracy = files.accuracy.as_ref().and_then(|accuracy| {
+                accuracy.at(steps).map(|row| format!(", {}", accuracy.describe(row)))
+            });
+            format!(
+                "done: {steps} steps in {time}{loss}{}\n  {use_it}\n  train on:  {command} --out {root} --resume --epochs {}",
+                accuracy.unwrap_or_default(),
+                trainer.epochs_done() + 10
+            )
+        }
+        RunEnd::Stopped => {
+            format!("stopped and saved at step {steps} after {time}{loss}\n  go on:  {command} --out {root} --resume")
+        }
     }
 }
 
@@ -260,17 +387,19 @@ struct Files<'a> {
     directory: &'a RunDirectory,
     run: &'a RunConfig,
     network: Value,
-    scheduler: Value,
+    scheduler: Option<Value>,
     log: Log,
     progress: Progress<'a>,
     shape: [usize; 3],
+    /// Of a classifier.
+    accuracy: Option<Accuracy>,
 }
 
 impl Files<'_> {
     /// The log, the model and the state, in this order: what the state says has happened is in the other files.
     fn save(&mut self, trainer: &mut Trainer<'_>) -> Result<()> {
         self.log.sync()?;
-        self.directory.write_model(&self.network, &self.scheduler, &trainer.ema_params())?;
+        self.directory.write_model(&self.network, self.scheduler.as_ref(), &trainer.ema_params())?;
         trainer.save_state(self.directory.state()).context("the state of the run")?;
         Ok(())
     }
@@ -284,8 +413,27 @@ impl Files<'_> {
         }
     }
 
+    /// Measures the accuracy of a classifier, unless it is known, and writes it beside the weights that have it.
+    fn measure(&mut self, trainer: &mut Trainer<'_>, extent: Extent) -> Result<String> {
+        let Some(accuracy) = &mut self.accuracy else { return Ok(String::new()) };
+        let done = (trainer.steps_done(), trainer.steps_done().div_ceil(trainer.steps_per_epoch()));
+        if accuracy.is_known(done.0) {
+            return Ok(String::new());
+        }
+        let (run, directory) = (self.run, self.directory);
+        let row = trainer.with_ema(|network| accuracy.measure(network, run, directory, done, extent, &STOP))?;
+        let Some(row) = row else { return Ok(String::new()) };
+        let text = format!(", {}", accuracy.describe(&row));
+        self.network = self.run.classifier_config(row.shares.first().copied());
+        self.save(trainer)?;
+        Ok(text)
+    }
+
     /// Draws and writes samples, and says in words where they are; what goes wrong is said, and no reason to end a run.
     fn samples(&mut self, trainer: &mut Trainer<'_>, name: &str) -> String {
+        if self.accuracy.is_some() {
+            return String::new();
+        }
         let png = trainer.with_ema(|network| samples::grid(network, self.run, self.shape, &STOP));
         match png.and_then(|png| png.map(|png| self.directory.write_samples(name, &png)).transpose()) {
             Ok(Some(path)) => format!(", {}", path.display()),
@@ -301,19 +449,25 @@ impl Files<'_> {
         self.progress.say(&format!("warning: {what} could not be drawn, and the run goes on: {error:#}"));
     }
 
-    fn end_epoch(&mut self, trainer: &mut Trainer<'_>, epoch: u64) {
+    fn end_epoch(&mut self, trainer: &mut Trainer<'_>, epoch: u64) -> Result<()> {
         self.plot();
+        let accuracy = self.measure(trainer, Extent::Sample)?;
         let samples = self.samples(trainer, &format!("epoch-{epoch:03}.png"));
         let row = self.log.rows.last().copied();
         let loss = row.map_or_else(String::new, |row| format!(": loss {:.4}", row.loss_ema));
-        self.progress.say(&format!("epoch {epoch}{loss}, {}{samples}", time(trainer)));
+        self.progress.say(&format!("epoch {epoch}{loss}, {}{accuracy}{samples}", time(trainer)));
         self.progress.pause_over(row.map_or(0, |row| row.images));
+        Ok(())
     }
 }
 
 impl Hooks for Files<'_> {
     fn step(&mut self, report: &StepReport) -> Result<(), TrainError> {
         self.progress.step(report);
+        if self.network.get(crate::classifier::ACCURACY_KEY).is_some() {
+            // That of the weights before this step.
+            self.network = self.run.classifier_config(None);
+        }
         self.log.push(report.row()).map_err(TrainError::hook)
     }
 
@@ -322,7 +476,6 @@ impl Hooks for Files<'_> {
     }
 
     fn epoch(&mut self, trainer: &mut Trainer<'_>, epoch: u64) -> Result<(), TrainError> {
-        self.end_epoch(trainer, epoch);
-        Ok(())
+        self.end_epoch(trainer, epoch).map_err(TrainError::hook)
     }
 }

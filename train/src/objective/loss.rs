@@ -28,6 +28,8 @@ pub enum Loss {
     Vlb,
     /// `L_simple + 0.001 L_vlb`, where `L_vlb` trains the variance and not the mean (Nichol & Dhariwal 2021, eq. 16).
     Hybrid,
+    /// The cross-entropy of a classifier of `x_t` or `x_0`, see [`Objective::classifier`](super::Objective::classifier).
+    CrossEntropy,
 }
 
 /// What a loss depends on, beside the schedule and the prediction.

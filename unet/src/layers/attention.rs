@@ -91,18 +91,25 @@ impl Attention {
         dy.scale(1.0 / self.shape.output_scale);
         let d_o = self.to_out.backward_new(p, &o, &dy, grads);
         let [mut dq, mut dk, mut dv] = std::array::from_fn(|_| p.pool.zeros_like(&q));
-        attention::backward(
-            &self.dims(&x),
-            &q.data,
-            &k.data,
-            &v.data,
-            &o.data,
-            &lse.data,
-            &d_o.data,
-            &mut dq.data,
-            &mut dk.data,
-            &mut dv.data,
-        );
+        // The kernel divides the queries of a head by the number of heads in a call, and rounds accordingly: for the
+        // gradient of an image alone, each has a call of its own.
+        let images = if grads.is_empty() { x.n } else { 1 };
+        let d = AttentionDims { n: x.n / images, ..self.dims(&x) };
+        for i in 0..images {
+            let (at, lse_at) = (i * d.q_elements()..(i + 1) * d.q_elements(), i * d.lse_len()..(i + 1) * d.lse_len());
+            attention::backward(
+                &d,
+                &q.data[at.clone()],
+                &k.data[at.clone()],
+                &v.data[at.clone()],
+                &o.data[at.clone()],
+                &lse.data[lse_at],
+                &d_o.data[at.clone()],
+                &mut dq.data[at.clone()],
+                &mut dk.data[at.clone()],
+                &mut dv.data[at],
+            );
+        }
         drop((lse, o, v, k, q, d_o));
         // Without a normalisation the projections read `x` itself, whose gradient `dy` already carries the residual.
         match &self.group_norm {

@@ -112,6 +112,7 @@ impl Conv {
     ) {
         let d = self.dims(n, h, w);
         match &self.bias {
+            _ if grads.is_empty() => {}
             Some(bias) => {
                 let (dw, db) = pair(grads, &self.weight, bias);
                 conv::backward_weight_joined(&d, parts, &dy.data, dw, Some(db));
@@ -184,6 +185,9 @@ impl Linear {
 
     /// [`Linear::backward`] without a gradient of the input.
     pub fn backward_weights(&self, x: &Tensor, dy: &Tensor, grads: &mut [f32]) {
+        if grads.is_empty() {
+            return;
+        }
         let (dw, db) = pair(grads, &self.weight, &self.bias);
         conv::backward_weight(&self.dims(x), &x.data, &dy.data, dw, Some(db));
     }

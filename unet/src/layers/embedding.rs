@@ -36,6 +36,9 @@ impl Embedding {
 
     /// The frozen row gets no gradient.
     pub fn backward(&self, ids: &[Option<usize>], dy: &Tensor, grads: &mut [f32]) {
+        if grads.is_empty() {
+            return;
+        }
         let trained: Vec<_> = ids.iter().map(|id| id.filter(|_| *id != self.frozen)).collect();
         embedding::backward(self.c, &trained, &dy.data, &mut grads[self.table.clone()]);
     }

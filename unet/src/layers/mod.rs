@@ -2,7 +2,8 @@
 //!
 //! A layer knows where its parameters lie in the network's vector of values, so gradients go to the same places of a
 //! vector of equal length. Forward passes return new activations; backward passes receive `dy` (the gradient of the
-//! loss with respect to the output) and add to `dx`.
+//! loss with respect to the output) and add to `dx`. Where the vector of gradients is empty, nobody wants those of the
+//! parameters: they are not computed, and the gradient of an image then has the same bits in every batch.
 
 mod attention;
 mod conv;

@@ -97,13 +97,13 @@ impl GroupNorm {
         d_scale_shift: Option<(&mut Tensor, &mut Tensor)>,
         grads: &mut [f32],
     ) {
-        // The gradients of constants, which nobody wants.
-        let mut constants;
+        // Gradients that nobody wants, such as those of constants.
+        let mut unwanted;
         let (dgamma, dbeta) = match &self.gain {
-            Gain::Learned { gamma, beta } => pair(grads, gamma, beta),
-            Gain::None { .. } => {
-                constants = vec![0.0; 2 * self.c];
-                constants.split_at_mut(self.c)
+            Gain::Learned { gamma, beta } if !grads.is_empty() => pair(grads, gamma, beta),
+            _ => {
+                unwanted = vec![0.0; 2 * self.c];
+                unwanted.split_at_mut(self.c)
             }
         };
         let (d, affine) = (self.dims(x), self.affine(p, scale_shift));

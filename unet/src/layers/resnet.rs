@@ -35,6 +35,8 @@ pub(crate) struct ResnetCommon {
 /// How the time embedding enters a residual block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Conditioning {
+    /// Not at all.
+    Absent,
     /// Added before the second normalisation.
     Added,
     /// Scales and shifts the second normalisation.
@@ -110,6 +112,7 @@ impl Resnet {
         let conv1 = Conv::same(b, &key("conv1"), c_in, c_out, 3, Place::Inner);
         let mut time_emb_proj = None;
         let norm2 = match conditioning {
+            Conditioning::Absent => ScaledNorm::learned(b, &key("norm2"), None, c_out, groups[1], eps, act),
             Conditioning::Added => {
                 time_emb_proj = Some(linear(b, "time_emb_proj", c_out));
                 ScaledNorm::learned(b, &key("norm2"), None, c_out, groups[1], eps, act)
@@ -135,7 +138,7 @@ impl Resnet {
     fn embedding<'a>(&self, e: &'a Embedded) -> &'a Arc<Tensor> {
         match self.shape.conditioning {
             Conditioning::Adaptive => &e.raw,
-            Conditioning::Added | Conditioning::ScaleShift => &e.active,
+            Conditioning::Absent | Conditioning::Added | Conditioning::ScaleShift => &e.active,
         }
     }
 
@@ -186,7 +189,7 @@ impl Resnet {
     ) -> Tensor {
         let de = match self.shape.conditioning {
             Conditioning::Adaptive => &mut de.raw,
-            Conditioning::Added | Conditioning::ScaleShift => &mut de.active,
+            Conditioning::Absent | Conditioning::Added | Conditioning::ScaleShift => &mut de.active,
         };
         let (e, x, h) = (tape.pop(), tape.pop(), tape.pop());
         dy.scale(1.0 / self.shape.output_scale);
@@ -199,7 +202,7 @@ impl Resnet {
         self.drop_elements(p, &mut dh);
         self.norm2.backward(p, (&h, &e, &saved2), Gradient::InPlace(&mut dh), de, grads);
         drop((h, saved2));
-        if let Some(linear) = &self.time_emb_proj {
+        if let Some(linear) = self.time_emb_proj.as_ref().filter(|_| !grads.is_empty()) {
             let mut projected = p.pool.zeros_of([dh.n, 1, 1, dh.c]);
             channels::add_bias_backward(dh.n, dh.hw(), dh.c, &dh.data, &mut projected.data);
             linear.backward(p, &e, &projected, de, grads);

@@ -2,7 +2,7 @@
 
 use tweedie_kernels::act::Act;
 
-use super::plan::Plan;
+use super::plan::{EncoderPlan, Plan};
 use crate::UnetError;
 use crate::json::LARGEST;
 
@@ -336,6 +336,25 @@ impl Config {
                 self.up_blocks.len()
             )));
         }
+        self.check_values()?;
+        Plan::new(self)
+    }
+
+    /// The layers of the way down and the middle, whatever there is for the way up.
+    pub(crate) fn encoder_plan(&self) -> Result<EncoderPlan, UnetError> {
+        let levels = self.levels();
+        if !(1..=8).contains(&levels) || self.down_blocks.len() != levels {
+            return Err(inconsistent(format!(
+                "`block_out_channels` and `down_block_types` should have the same length, 1 to 8; found {levels} and {}",
+                self.down_blocks.len()
+            )));
+        }
+        self.check_values()?;
+        EncoderPlan::new(self)
+    }
+
+    /// The range of every value by itself.
+    fn check_values(&self) -> Result<(), UnetError> {
         let sizes = [self.in_channels, self.out_channels, self.layers_per_block, self.embedding()];
         if let Some(bad) = sizes.iter().chain(&self.channels).find(|&&size| !(1..=4 * LARGEST).contains(&size)) {
             return Err(inconsistent(format!("every size should be at least 1 and reasonable, found {bad}")));
@@ -365,7 +384,7 @@ impl Config {
                  reduce `block_out_channels` or `layers_per_block`"
             )));
         }
-        Plan::new(self)
+        Ok(())
     }
 
     fn check_time(&self) -> Result<(), UnetError> {

@@ -25,17 +25,31 @@ impl Config {
     pub fn from_json(map: &Map<String, Value>) -> Result<Self, UnetError> {
         let mut reader = Reader::new(CLASS, map);
         let r = &mut reader;
-        let default = Self::default();
+        let encoder = Self::read_encoder(r)?;
         let config = Self {
+            out_channels: r.integer("out_channels", encoder.out_channels, 1)?,
+            time_embedding: time_embedding(r)?,
+            up_blocks: blocks(r, "up_block_types", &encoder.up_blocks, Block::up_name)?,
+            upsampling: sampling(r, "upsample_type")?,
+            classes: classes(r)?,
+            ..encoder
+        };
+        reader.finish()?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The keys of the way down and the middle; what belongs to the way up and the conditions has its default.
+    pub(crate) fn read_encoder(r: &mut Reader<'_>) -> Result<Self, UnetError> {
+        let default = Self::default();
+        Ok(Self {
             sample_size: sample_size(r)?,
             in_channels: r.integer("in_channels", default.in_channels, 1)?,
-            out_channels: r.integer("out_channels", default.out_channels, 1)?,
             input_range: r.choice(
                 "center_input_sample",
                 default.input_range,
                 &flag(InputRange::AsIs, InputRange::Centered),
             )?,
-            time_embedding: time_embedding(r)?,
             // Python takes zero for null here.
             time_embedding_dim: r.optional("time_embedding_dim", None, 0)?.filter(|&width| width > 0),
             freq_shift: r.number("freq_shift", 0.0, |_| true, "a number")?,
@@ -45,11 +59,9 @@ impl Config {
                 &flag(SinusoidOrder::SinCos, SinusoidOrder::CosSin),
             )?,
             down_blocks: blocks(r, "down_block_types", &default.down_blocks, Block::down_name)?,
-            up_blocks: blocks(r, "up_block_types", &default.up_blocks, Block::up_name)?,
             channels: r.integers("block_out_channels", &default.channels)?,
             layers_per_block: r.integer("layers_per_block", default.layers_per_block, 1)?,
             downsampling: sampling(r, "downsample_type")?,
-            upsampling: sampling(r, "upsample_type")?,
             mid_block: r.choice(
                 "mid_block_type",
                 default.mid_block,
@@ -77,15 +89,58 @@ impl Config {
                 default.mid_attention,
                 &flag(MidAttention::Without, MidAttention::With),
             )?,
-            classes: classes(r)?,
-        };
-        reader.finish()?;
-        config.validate()?;
-        Ok(config)
+            ..default
+        })
     }
 
     /// The contents of a `config.json` that diffusers loads, and [`Config::from_json`] reads back.
     pub fn to_json(&self) -> Map<String, Value> {
+        let mut map = self.encoder_json();
+        let mut set = |key: &str, value: Value| map.insert(key.to_owned(), value);
+        set("_class_name", json!(CLASS));
+        set("_diffusers_version", json!("0.42.1"));
+        set(
+            "class_embed_type",
+            match self.classes {
+                Some(Classes::Timestep { .. }) => json!("timestep"),
+                _ => Value::Null,
+            },
+        );
+        set(
+            "num_class_embeds",
+            json!(match self.classes {
+                Some(Classes::Table { rows, .. }) => Some(rows),
+                Some(Classes::Timestep { labels }) => labels,
+                None => None,
+            }),
+        );
+        set(
+            "num_train_timesteps",
+            json!(match self.time_embedding {
+                TimeEmbedding::Learned { steps } => Some(steps),
+                _ => None,
+            }),
+        );
+        set("out_channels", json!(self.out_channels));
+        set(
+            "time_embedding_type",
+            json!(match self.time_embedding {
+                TimeEmbedding::Positional => "positional",
+                TimeEmbedding::Fourier => "fourier",
+                TimeEmbedding::Learned { .. } => "learned",
+            }),
+        );
+        set("up_block_types", self.up_blocks.iter().map(|block| block.up_name()).collect());
+        set("upsample_type", json!(sampling_name(self.upsampling)));
+        map.sort_keys();
+        if let Some(row) = self.classes.and_then(Classes::null_row) {
+            map.insert("_tweedie_null_class".into(), json!(row));
+        }
+        map
+    }
+
+    /// The keys of [`Config::read_encoder`].
+    pub(crate) fn encoder_json(&self) -> Map<String, Value> {
         let sample_size = match self.sample_size {
             None => Value::Null,
             Some([h, w]) if h == w => json!(h),
@@ -94,8 +149,6 @@ impl Config {
         // Whole numbers are written as such, which is how diffusers writes its integer defaults.
         let number = |x: f64| if x.fract() == 0.0 && x.abs() < 1e9 { json!(x as i64) } else { json!(x) };
         let value = json!({
-            "_class_name": CLASS,
-            "_diffusers_version": "0.42.1",
             "act_fn": match self.activation {
                 Activation::Silu => "silu",
                 Activation::Mish => "mish",
@@ -107,10 +160,6 @@ impl Config {
             "attn_norm_num_groups": self.attn_norm_num_groups,
             "block_out_channels": self.channels,
             "center_input_sample": self.input_range == InputRange::Centered,
-            "class_embed_type": match self.classes {
-                Some(Classes::Timestep { .. }) => Some("timestep"),
-                _ => None,
-            },
             "down_block_types": self.down_blocks.iter().map(|block| block.down_name()).collect::<Vec<_>>(),
             "downsample_padding": match self.downsample_padding {
                 DownsamplePadding::Asymmetric => 0,
@@ -129,34 +178,14 @@ impl Config {
             },
             "norm_eps": self.norm_eps,
             "norm_num_groups": self.norm_num_groups,
-            "num_class_embeds": match self.classes {
-                Some(Classes::Table { rows, .. }) => Some(rows),
-                Some(Classes::Timestep { labels }) => labels,
-                None => None,
-            },
-            "num_train_timesteps": match self.time_embedding {
-                TimeEmbedding::Learned { steps } => Some(steps),
-                _ => None,
-            },
-            "out_channels": self.out_channels,
             "resnet_time_scale_shift": match self.time_scale_shift {
                 TimeScaleShift::Default => "default",
                 TimeScaleShift::ScaleShift => "scale_shift",
             },
             "sample_size": sample_size,
             "time_embedding_dim": self.time_embedding_dim,
-            "time_embedding_type": match self.time_embedding {
-                TimeEmbedding::Positional => "positional",
-                TimeEmbedding::Fourier => "fourier",
-                TimeEmbedding::Learned { .. } => "learned",
-            },
-            "up_block_types": self.up_blocks.iter().map(|block| block.up_name()).collect::<Vec<_>>(),
-            "upsample_type": sampling_name(self.upsampling),
         });
-        let Value::Object(mut map) = value else { unreachable!("the macro was given an object") };
-        if let Some(row) = self.classes.and_then(Classes::null_row) {
-            map.insert("_tweedie_null_class".into(), json!(row));
-        }
+        let Value::Object(map) = value else { unreachable!("the macro was given an object") };
         map
     }
 }

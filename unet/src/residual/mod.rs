@@ -14,6 +14,7 @@
 mod blocks;
 mod config;
 mod embed;
+mod encoder;
 mod json;
 mod plan;
 
@@ -22,8 +23,9 @@ pub use config::{
     Activation, Block, Classes, Config, DownsamplePadding, InputRange, MidAttention, MidBlock, Null, Sampling,
     SinusoidOrder, TimeEmbedding, TimeScaleShift,
 };
+pub(crate) use encoder::{Encoder, Timed};
+pub(crate) use plan::EncoderPlan;
 
-use std::sync::Arc;
 
 use ndarray::{Array4, ArrayView4};
 use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, ParamTable, Params};
@@ -33,13 +35,12 @@ use tweedie_kernels::dropout;
 use crate::UnetError;
 use crate::init::Init;
 use crate::json::LARGEST;
-use crate::layers::{Conv, EmbeddedGradient, Gradient, GroupNorm, Place};
+use crate::layers::{Conv, Gradient, GroupNorm, Place};
 use crate::request::{self, Request};
 use crate::summary::Summary;
 use crate::tensor::{Pool, Tape, Tensor};
 use crate::weights::{Builder, Pass, Weights};
-use blocks::{Backflow, DownLevel, Flow, Mid, UpLevel};
-use embed::Embed;
+use blocks::{Backflow, Flow, UpLevel};
 use plan::Plan;
 
 /// A residual U-Net with its parameters.
@@ -55,10 +56,7 @@ pub struct Residual {
 
 #[derive(Clone, Debug)]
 struct Layers {
-    embed: Embed,
-    conv_in: Conv,
-    down: Vec<DownLevel>,
-    mid: Option<Mid>,
+    encoder: Encoder,
     up: Vec<UpLevel>,
     /// Skips that the way up leaves.
     unread: usize,
@@ -75,30 +73,15 @@ impl std::fmt::Debug for Residual {
 impl Layers {
     fn new(b: &mut Builder, config: &Config, plan: &Plan) -> Self {
         let c = config.channels[0];
-        let conv_in = Conv::same(b, "conv_in", config.in_channels, c, 3, Place::Inner);
-        let embed = Embed::new(b, config);
-        let down = plan.down.iter().enumerate().map(|(level, plan)| DownLevel::new(b, config, level, plan)).collect();
-        let mid = plan.mid.as_ref().map(|plan| Mid::new(b, config, plan));
+        let encoder = Encoder::new(b, config, &plan.encoder, Timed::Yes);
         let up = plan.up.iter().enumerate().map(|(position, plan)| UpLevel::new(b, config, position, plan)).collect();
         let conv_norm_out = GroupNorm::new(b, "conv_norm_out", c, plan.out_groups, config.norm_eps as f32, Act::Silu);
         let conv_out = Conv::same(b, "conv_out", c, config.out_channels, 3, Place::EndsResidual);
-        Self { embed, conv_in, down, mid, up, unread: plan.unread, conv_norm_out, conv_out }
+        Self { encoder, up, unread: plan.unread, conv_norm_out, conv_out }
     }
 
     fn forward(&self, p: &Pass<'_>, x: Tensor, times: &[f64], ids: &[Option<usize>], tape: &mut Tape) -> Tensor {
-        let e = self.embed.forward(p, times, ids, tape);
-        let x = Arc::new(x);
-        let hidden = Arc::new(self.conv_in.forward(p, &x));
-        tape.push(x.clone());
-        let mut flow = Flow { skips: vec![hidden.clone()], hidden, image: Some(x) };
-        for level in &self.down {
-            level.forward(p, &mut flow, &e, tape);
-        }
-        if let Some(mid) = &self.mid {
-            mid.forward(p, &mut flow, &e, tape);
-        }
-        // The way up carries an image of its own.
-        flow.image = None;
+        let (mut flow, e) = self.encoder.forward(p, x, times, ids, tape);
         for level in &self.up {
             level.forward(p, &mut flow, &e, tape);
         }
@@ -119,7 +102,7 @@ impl Layers {
         p: &Pass<'_>,
         tape: &mut Tape,
         dy: Tensor,
-        (times, ids): (&[f64], &[Option<usize>]),
+        sample: (&[f64], &[Option<usize>]),
         grads: &mut [f32],
     ) -> Tensor {
         let (a, stats, h) = (tape.pop(), tape.pop(), tape.pop());
@@ -127,8 +110,7 @@ impl Layers {
         drop(a);
         self.conv_norm_out.backward(p, (&h, &stats), None, Gradient::InPlace(&mut dh), None, grads);
         drop((h, stats));
-        let [raw, active] = [(); 2].map(|()| p.pool.zeros_of([dy.n, 1, 1, self.embed.width()]));
-        let embedded = EmbeddedGradient { raw, active };
+        let embedded = self.encoder.no_gradient(p, dy.n);
         // The skips were consumed last in, first out, so the way back up meets them in the order of their making.
         let skips = (0..self.unread).map(|_| None).collect();
         let image = self.up.iter().any(UpLevel::makes_image).then_some(dy);
@@ -136,20 +118,7 @@ impl Layers {
         for level in self.up.iter().rev() {
             level.backward(p, tape, &mut back, grads);
         }
-        if let Some(mid) = &self.mid {
-            mid.backward(p, tape, &mut back, grads);
-        }
-        for level in self.down.iter().rev() {
-            level.backward(p, tape, &mut back, grads);
-        }
-        back.add_skip();
-        let x = tape.pop();
-        let mut dx = self.conv_in.backward_new(p, &x, &back.hidden, grads);
-        if let Some(image) = back.image {
-            dx.add(&image);
-        }
-        self.embed.backward(p, tape, back.embedded, (times, ids), grads);
-        dx
+        self.encoder.backward(p, tape, back, sample, grads)
     }
 }
 
@@ -191,14 +160,7 @@ impl Residual {
     pub fn summary(&self, h: usize, w: usize) -> Summary {
         let mut s = Summary::default();
         let l = &self.layers;
-        l.embed.describe(&mut s);
-        let mut size = l.conv_in.describe(&mut s, [h, w]);
-        for level in &l.down {
-            size = level.describe(&mut s, size);
-        }
-        if let Some(mid) = &l.mid {
-            mid.describe(&mut s, size);
-        }
+        let mut size = l.encoder.describe(&mut s, [h, w]);
         for level in &l.up {
             size = level.describe(&mut s, size);
         }
@@ -253,15 +215,6 @@ impl Residual {
             }
         }
     }
-
-    /// `x` channels last, in the range that the first convolution expects.
-    fn input(&self, x: ArrayView4<'_, f32>) -> Tensor {
-        let mut x = request::from_array(&self.pool, x);
-        if self.config.input_range == InputRange::Centered {
-            x.data.iter_mut().for_each(|x| *x = 2.0 * *x - 1.0);
-        }
-        x
-    }
 }
 
 impl Network for Residual {
@@ -276,7 +229,13 @@ impl Network for Residual {
         let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool, dropout: &[] };
         Ok(request.in_chunks(self.config.out_channels, self.config.channels[0], |part| {
             let ids = self.ids(part.labels);
-            let mut y = self.layers.forward(&p, self.input(part.x), part.times, &ids, &mut Tape::forgetting());
+            let mut y = self.layers.forward(
+                &p,
+                self.config.input_range.input(&self.pool, part.x),
+                part.times,
+                &ids,
+                &mut Tape::forgetting(),
+            );
             self.divide_by_time(part.times, &mut y);
             y
         }))
@@ -319,8 +278,8 @@ impl NetworkGrad for Residual {
         request.check_grads(grads, self.weights.params().len())?;
         let ids = self.ids(request.labels);
         let filters = self.weights.for_training();
-        let x = self.input(request.x);
-        let dropout = if self.config.dropout > 0.0 { dropout_keys(&x, request.times) } else { Vec::new() };
+        let x = self.config.input_range.input(&self.pool, request.x);
+        let dropout = if self.config.dropout > 0.0 { dropout_keys(&x, request.times, 0) } else { Vec::new() };
         let values = self.weights.params().values();
         let p = Pass { values, filters: &filters, pool: &self.pool, dropout: &dropout };
         let mut tape = Tape::recording();
@@ -328,23 +287,20 @@ impl NetworkGrad for Residual {
         self.divide_by_time(request.times, &mut y);
         let mut dy = request.cotangent(&self.pool, y, loss)?;
         self.divide_by_time(request.times, &mut dy);
-        let mut dx = self.layers.backward(&p, &mut tape, dy, (request.times, &ids), grads);
+        let dx = self.layers.backward(&p, &mut tape, dy, (request.times, &ids), grads);
         debug_assert!(tape.is_empty(), "backward takes everything that forward has saved");
-        if self.config.input_range == InputRange::Centered {
-            dx.scale(2.0);
-        }
-        Ok(request::to_array(&dx))
+        Ok(request::to_array(&self.config.input_range.input_gradient(dx)))
     }
 }
 
-/// A key for every sample, by which its elements are dropped: a hash of its pixels and its time.
+/// A key for every sample, by which its elements are dropped: a hash of its pixels and its time, and of `salt`.
 ///
 /// In training these hold fresh noise at every step, so no two steps drop alike; and a step remains a function of its batch
 /// and the parameters alone, for any number of threads.
-fn dropout_keys(x: &Tensor, times: &[f64]) -> Vec<u64> {
+pub(crate) fn dropout_keys(x: &Tensor, times: &[f64], salt: u64) -> Vec<u64> {
     let len = x.hw() * x.c;
     let key = |(x, time): (&[f32], &f64)| {
-        x.iter().fold(time.to_bits(), |key, x| dropout::derive(key, u64::from(x.to_bits())))
+        x.iter().fold(time.to_bits() ^ salt, |key, x| dropout::derive(key, u64::from(x.to_bits())))
     };
     x.data.chunks_exact(len).zip(times).map(key).collect()
 }

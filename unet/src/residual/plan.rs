@@ -72,11 +72,18 @@ pub(crate) struct MidPlan {
     pub second: ResnetShape,
 }
 
+/// The way down and the middle.
+#[derive(Clone, Debug)]
+pub(crate) struct EncoderPlan {
+    pub down: Vec<DownPlan>,
+    pub mid: Option<MidPlan>,
+    skips: Vec<Skip>,
+}
+
 /// A whole network.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub down: Vec<DownPlan>,
-    pub mid: Option<MidPlan>,
+    pub encoder: EncoderPlan,
     pub up: Vec<UpPlan>,
     /// Skip connections that are left at the end.
     pub unread: usize,
@@ -106,11 +113,38 @@ fn of_32(c: usize) -> usize {
     c / 32
 }
 
-impl Plan {
+impl EncoderPlan {
     pub fn new(config: &Config) -> Result<Self, UnetError> {
         let mut skips = vec![Skip { c: config.channels[0], level: 0 }];
         let down = (0..config.levels()).map(|level| config.down(level, &mut skips)).collect::<Result<_, _>>()?;
-        let mid = config.mid()?;
+        Ok(Self { down, mid: config.mid()?, skips })
+    }
+
+    /// How many skip connections the way down makes.
+    pub fn skips(&self) -> usize {
+        self.skips.len()
+    }
+
+    /// The same layers without a time embedding.
+    pub fn timeless(mut self) -> Self {
+        for level in &mut self.down {
+            level.layers.iter_mut().for_each(|layer| layer.resnet.conditioning = Conditioning::Absent);
+            if let Some(DownSampler::Resnet(resnet) | DownSampler::Skip(resnet)) = &mut level.sampler {
+                resnet.conditioning = Conditioning::Absent;
+            }
+        }
+        if let Some(mid) = &mut self.mid {
+            mid.first.resnet.conditioning = Conditioning::Absent;
+            mid.second.conditioning = Conditioning::Absent;
+        }
+        self
+    }
+}
+
+impl Plan {
+    pub fn new(config: &Config) -> Result<Self, UnetError> {
+        let encoder = EncoderPlan::new(config)?;
+        let mut skips = encoder.skips.clone();
         let mut hidden = Skip { c: config.channels[config.levels() - 1], level: config.levels() - 1 };
         let mut image = None;
         let up = (0..config.levels())
@@ -124,14 +158,12 @@ impl Plan {
                  output; it takes `out_channels` 3, and only SkipUpBlock2D and AttnSkipUpBlock2D after the first of these"
             )));
         }
-        let first = config.channels[0];
-        let out_groups = config.norm_num_groups.unwrap_or_else(|| quarter(first));
-        config.divides(first, out_groups, "the last normalisation")?;
+        let out_groups = config.out_groups(config.channels[0])?;
         // The filters of KUpBlock2D reflect the image at its edge, which takes two pixels.
         let reflected = config.up_blocks.iter().zip((1..config.levels()).rev());
         let reflected = reflected.filter(|(block, _)| **block == Block::KDiffusion).map(|(_, level)| 2 << level);
         let least_side = reflected.max().unwrap_or(1);
-        Ok(Self { down, mid, up, unread: skips.len(), out_groups, least_side })
+        Ok(Self { encoder, up, unread: skips.len(), out_groups, least_side })
     }
 }
 
@@ -156,6 +188,13 @@ impl Config {
                  `block_out_channels`, and cannot; choose other channels"
             )
         }))
+    }
+
+    /// Groups of the last normalisation, which has `c` channels.
+    pub(crate) fn out_groups(&self, c: usize) -> Result<usize, UnetError> {
+        let groups = self.norm_num_groups.unwrap_or_else(|| quarter(c));
+        self.divides(c, groups, "the last normalisation")?;
+        Ok(groups)
     }
 
     fn conditioning(&self) -> Conditioning {
@@ -212,7 +251,7 @@ impl Config {
         Ok(Some(self.heads(c, Some(groups), output_scale)?))
     }
 
-    fn heads(&self, c: usize, groups: Option<usize>, output_scale: f32) -> Result<AttentionShape, UnetError> {
+    pub(crate) fn heads(&self, c: usize, groups: Option<usize>, output_scale: f32) -> Result<AttentionShape, UnetError> {
         let width = self.attention_head_dim.unwrap_or(c);
         match c.checked_div(width) {
             Some(heads) if heads > 0 => Ok(AttentionShape { c, heads, width, groups, output_scale }),
