@@ -12,7 +12,7 @@ use tweedie_denoiser::{Denoiser, DenoiserError, Estimate};
 use tweedie_schedule::NoiseLevel;
 
 use crate::error::finite;
-use crate::{Guide, Guided, GuidanceError};
+use crate::{GuidanceError, Guide, Guided};
 
 /// `(scale - 1) (strong - weak)`: what autoguidance adds to an estimate of `x_0`, whose plain value is `strong`.
 ///

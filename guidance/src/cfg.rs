@@ -9,7 +9,7 @@ use tweedie_denoiser::{Condition, ConditionalDenoiser, Denoiser, DenoiserError, 
 use tweedie_schedule::NoiseLevel;
 
 use crate::error::finite;
-use crate::{Guide, Guided, GuidanceError};
+use crate::{GuidanceError, Guide, Guided};
 
 const OPERATION: &str = "classifier-free guidance";
 

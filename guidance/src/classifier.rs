@@ -13,7 +13,7 @@ use tweedie_denoiser::{Condition, Denoiser, DenoiserError, Estimate, LevelClassi
 use tweedie_schedule::{NoiseLevel, Prediction, prediction};
 
 use crate::error::finite;
-use crate::{Guide, Guided, GuidanceError};
+use crate::{GuidanceError, Guide, Guided};
 
 /// `s + scale g`: the score of `p(x_t) p(y | x_t)^scale` (Dhariwal & Nichol 2021, eq. 13).
 ///

@@ -8,7 +8,7 @@ use ndarray::{Array4, ArrayView4};
 use tweedie_denoiser::{Denoiser, DenoiserError, Estimate};
 use tweedie_schedule::NoiseLevel;
 
-use crate::{Guide, Guided, GuidanceError};
+use crate::{GuidanceError, Guide, Guided};
 
 /// A guided model whose guidance is limited to an interval of noise levels; at the others it costs what the plain model does.
 #[derive(Clone, Debug)]

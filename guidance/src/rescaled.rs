@@ -17,7 +17,7 @@ use ndarray::{Array4, ArrayView3, ArrayView4, Axis, Zip};
 use tweedie_denoiser::{Denoiser, DenoiserError, Estimate};
 use tweedie_schedule::{Bridge, NoiseLevel};
 
-use crate::{Guide, Guided, GuidanceError};
+use crate::{GuidanceError, Guide, Guided};
 
 /// `phi plain / guided + 1 - phi`: the factor of a guided output, of the standard deviations of the plain output and of the
 /// guided one; 1 where the guided output has none.

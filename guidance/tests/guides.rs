@@ -10,7 +10,7 @@ use tweedie_denoiser::{
     MixtureOracle,
 };
 use tweedie_guidance::{
-    Autoguided, Cfg, ClassifierForm, ClassifierGuided, Guide, GuidanceError, Limited, Rescaled, Thresholded,
+    Autoguided, Cfg, ClassifierForm, ClassifierGuided, GuidanceError, Guide, Limited, Rescaled, Thresholded,
     guided_mean, implicit_gradient, rescale_factor,
 };
 use tweedie_schedule::{

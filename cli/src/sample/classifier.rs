@@ -30,8 +30,20 @@ enum Kind {
 /// Opens what `--classifier` names, for drawing from `model`.
 ///
 /// # Errors
-/// If it is no classifier.
+/// If it is no classifier, or one without labels.
 pub fn open(path: &Path, model: &Loaded) -> Result<GuidingClassifier> {
+    let classifier = open_any(path, model)?;
+    if classifier.labels.is_empty() {
+        return Err(usage(format!(
+            "--classifier {}: {} has no labels to guide towards; give a classifier that tells labels apart",
+            path.display(),
+            classifier.name
+        )));
+    }
+    Ok(classifier)
+}
+
+fn open_any(path: &Path, model: &Loaded) -> Result<GuidingClassifier> {
     if path.as_os_str() == OF_THE_MODEL {
         let Loaded::Oracle(oracle) = model else {
             return Err(usage(format!(

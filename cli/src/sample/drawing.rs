@@ -71,7 +71,7 @@ impl Calls {
     /// All of them for each image, for files.
     pub fn parameters(self) -> Value {
         json!({
-            "model": self.each(self.model),
+            "model": self.per_image(),
             "guide": self.each(self.guide),
             "classifier_gradients": self.each(self.classifier),
         })
@@ -79,7 +79,7 @@ impl Calls {
 
     /// All of them for each image, in words.
     pub fn describe(self) -> String {
-        let mut text = format!("{} calls of the model", self.each(self.model));
+        let mut text = format!("{} calls of the model", self.per_image());
         for (calls, of) in [(self.guide, "of the guide"), (self.classifier, "gradients of the classifier")] {
             if calls > 0 {
                 text += &format!(", {} {of}", self.each(calls));

@@ -6,9 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tweedie_denoiser::{Condition, ConditionalDenoiser, Conditioned, Denoiser, LevelClassifier};
-use tweedie_guidance::{
-    Autoguided, Cfg, ClassifierForm, ClassifierGuided, Guide, Limited, Rescaled, Thresholded,
-};
+use tweedie_guidance::{Autoguided, Cfg, ClassifierForm, ClassifierGuided, Guide, Limited, Rescaled, Thresholded};
 use tweedie_samplers::{Plan, Process, SchedulerSpec, SolverSpec};
 use tweedie_schedule::Bridge;
 
@@ -96,11 +94,6 @@ pub struct Parts<'a> {
 }
 
 impl Guidance {
-    /// Classifier-free guidance alone; a scale of 1 is none.
-    pub fn with_scale(scale: f64) -> Self {
-        Self { scale, ..Self::default() }
-    }
-
     /// What the options mean. `classifier` is what `--classifier` named, opened.
     ///
     /// # Errors
@@ -116,7 +109,8 @@ impl Guidance {
         let negative = negative(args, model, arrangement)?;
         let scale = scale(args, model, arrangement, &negative)?;
         if args.negative_labels.is_some() && scale == 1.0 {
-            let given = args.scale().map_or("--guidance is 1".to_owned(), |(_, option)| format!("{option} is no guidance"));
+            let given =
+                args.scale().map_or("--guidance is 1".to_owned(), |(_, option)| format!("{option} is no guidance"));
             return Err(usage(format!("--negative-labels has no effect, because {given}; give --guidance above 1")));
         }
         let guide = args.guide.as_deref().zip(args.guide_scale);
@@ -233,7 +227,11 @@ fn negative(args: &GuidanceArgs, model: &Loaded, arrangement: &Arrangement) -> R
             return Err(usage(format!(
                 "--negative-labels {list}: the model {} has no label {label}; {}",
                 model.name(),
-                if known.is_empty() { "it has none".to_owned() } else { format!("its labels are {}", plan::range(&known)) }
+                if known.is_empty() {
+                    "it has none".to_owned()
+                } else {
+                    format!("its labels are {}", plan::range(&known))
+                }
             )));
         }
     }
@@ -248,12 +246,7 @@ fn negative(args: &GuidanceArgs, model: &Loaded, arrangement: &Arrangement) -> R
 }
 
 /// The scale of classifier-free guidance; 1 is none.
-fn scale(
-    args: &GuidanceArgs,
-    model: &Loaded,
-    arrangement: &Arrangement,
-    negative: &[Option<usize>],
-) -> Result<f64> {
+fn scale(args: &GuidanceArgs, model: &Loaded, arrangement: &Arrangement, negative: &[Option<usize>]) -> Result<f64> {
     let (name, known) = (model.name(), !model.labels().is_empty());
     let needs_null = negative.is_empty() || negative.contains(&None);
     let Some((scale, option)) = args.scale() else {

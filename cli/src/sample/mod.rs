@@ -1,8 +1,8 @@
 //! `tweedie sample`: plan, draw, write.
 
 mod classifier;
-mod drawing;
-mod guidance;
+pub mod drawing;
+pub mod guidance;
 mod guidance_args;
 mod noise;
 mod output;
@@ -19,8 +19,8 @@ use crate::console;
 use crate::model;
 use crate::picture;
 
-pub use drawing::{Calls, Drawing, Drawn};
-pub use guidance::Guidance;
+use drawing::{Drawing, Drawn};
+use guidance::Guidance;
 pub use guidance_args::GuidanceArgs;
 use noise::NoiseFile;
 use output::Output;

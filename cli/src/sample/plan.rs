@@ -209,8 +209,10 @@ pub fn arrangement(
     classifier: Option<&GuidingClassifier>,
 ) -> Result<Arrangement> {
     let (mut known, mut of_classifier) = (model.labels(), false);
+    let mut owner = format!("the model {}", model.name());
     if let Some(classifier) = classifier.filter(|_| known.is_empty()) {
         (known, of_classifier) = (classifier.labels.clone(), true);
+        owner = format!("the classifier {}", classifier.name);
     }
     let entries = match (&args.labels, model) {
         (Some(list), _) => list.0.clone(),
@@ -220,7 +222,7 @@ pub fn arrangement(
         (None, _) => known.iter().copied().map(Some).collect(),
     };
     for entry in &entries {
-        check_label(model, &known, *entry)?;
+        check_label(model, &owner, &known, *entry)?;
     }
     if let Some(per_label) = args.per_label {
         check_count(entries.len().saturating_mul(per_label.get()))?;
@@ -258,19 +260,18 @@ fn check_count(count: usize) -> Result<()> {
     )))
 }
 
-fn check_label(model: &Loaded, known: &[usize], label: Option<usize>) -> Result<()> {
-    let name = model.name();
+fn check_label(model: &Loaded, owner: &str, known: &[usize], label: Option<usize>) -> Result<()> {
     match label {
         None if !model.has_null_condition() => Err(usage(format!(
-            "--labels none: the model {name} was never trained without a label; give labels from {}",
+            "--labels none: {owner} was never trained without a label; give labels from {}",
             range(known)
         ))),
         None => Ok(()),
         Some(label) if known.is_empty() => {
-            Err(usage(format!("--labels {label}: the model {name} knows no labels; leave --labels out")))
+            Err(usage(format!("--labels {label}: {owner} knows no labels; leave --labels out")))
         }
         Some(label) if !known.contains(&label) => {
-            Err(usage(format!("--labels {label}: the model {name} has no such label; its labels are {}", range(known))))
+            Err(usage(format!("--labels {label}: {owner} has no such label; its labels are {}", range(known))))
         }
         Some(_) => Ok(()),
     }

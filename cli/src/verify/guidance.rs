@@ -1,11 +1,14 @@
 //! Conditioning and guidance (FORMULAS 5).
 
 use anyhow::Result;
-use tweedie_denoiser::{Condition, Denoiser};
-use tweedie_guidance::{Cfg, guided, guided_eps, guided_mean, guided_score, implicit_gradient, scale_from_weight};
-use tweedie_samplers::Clip;
+use tweedie_denoiser::{Condition, Conditioned, Denoiser, DenoiserError, Noise, Purpose};
+use tweedie_guidance::{
+    Autoguided, Cfg, ClassifierForm, ClassifierGuided, Guide, Limited, Rescaled, guided, guided_eps, guided_mean,
+    guided_score, implicit_gradient, scale_from_weight,
+};
+use tweedie_samplers::{Clip, Ddpm};
 use tweedie_schedule::prediction::convert;
-use tweedie_schedule::{NoiseLevel, Prediction};
+use tweedie_schedule::{Bridge, GridMove, LevelGrid, NoiseLevel, Posterior, Prediction, TimestepMapping, Variance};
 
 use super::draw::{Draw, Mixture, condition, flat};
 use super::reference;
@@ -42,6 +45,26 @@ pub const IDENTITIES: &[Identity] = &[
         because: "the trapezoid rule is exact to rounding for Gaussians",
         cost: 1,
         check: tilted_mean,
+    },
+    Identity {
+        id: "5.3-classifier",
+        equation: "x_0 + g sigma^2/alpha grad log p(y|x_t) = u + g (c - u)",
+        source: "Dhariwal 2021, Alg. 2",
+        relative_to: "sigma^2/alpha times (1 + g) times the unit of 5.6-implicit, plus |x_0|",
+        tolerance: 1e-9,
+        because: "as 5.6-implicit; the classifier is exact",
+        cost: 1,
+        check: classifier_is_cfg,
+    },
+    Identity {
+        id: "5.3-ancestral",
+        equation: "ddpm moves its mean by g s_q^2 grad log p(y|x_t)",
+        source: "Dhariwal 2021, Alg. 1",
+        relative_to: "the sum of the sizes of all terms",
+        tolerance: 1e-12,
+        because: "a few operations in one step without noise",
+        cost: 1,
+        check: ancestral,
     },
     Identity {
         id: "5.4-conventions",
@@ -82,6 +105,36 @@ pub const IDENTITIES: &[Identity] = &[
         because: "a few operations; the batch is doubled inside",
         cost: 1,
         check: negative,
+    },
+    Identity {
+        id: "5.5-interval",
+        equation: "guided for sigma in (lo, hi], c alone elsewhere",
+        source: "Kynkaanniemi 2024, sec. 3",
+        relative_to: "0 or 1: both bit for bit",
+        tolerance: 0.0,
+        because: "the same numbers are handed on",
+        cost: 1,
+        check: interval,
+    },
+    Identity {
+        id: "5.5-rescale",
+        equation: "with phi = 1, std(guided output) = std(cond. output)",
+        source: "Lin 2023, eq. 15-16",
+        relative_to: "the standard deviation plus that of the rounding of x_0, in units of the output",
+        tolerance: 1e-10,
+        because: "the output is had from x_0, by a division that magnifies rounding",
+        cost: 1,
+        check: rescale,
+    },
+    Identity {
+        id: "5.5-autoguidance",
+        equation: "D1 + (w-1)(D1 - D0) = w D1 - (w-1) D0; D1 if D0 is D1",
+        source: "Karras 2024",
+        relative_to: "the sum of the sizes of both terms; the second, bit for bit",
+        tolerance: 1e-14,
+        because: "a few operations",
+        cost: 1,
+        check: autoguidance,
     },
     Identity {
         id: "5.5-threshold",
@@ -270,6 +323,126 @@ fn implicit(draw: &mut Draw) -> Result<f64> {
         let (c, u) = (to_eps.apply(x[i], c[i]), to_eps.apply(x[i], u[i]));
         let size = (c.abs() + u.abs() + (to_eps.of_x * x[i]).abs()) / sigma;
         worst.see(implicit_gradient(c, u, sigma), exact[i], size);
+    }
+    Ok(worst.0)
+}
+
+fn classifier_is_cfg(draw: &mut Draw) -> Result<f64> {
+    let (mixture, level, x, label) = labelled(draw)?;
+    let (scale, batch, oracle) = (draw.uniform(0.0, 6.0), mixture.batch(&x), &mixture.oracle);
+    let cfg = Cfg::new(oracle, condition(Some(label)), Condition::none(1), scale)?;
+    let free = Conditioned::new(oracle, Condition::none(1));
+    let by = ClassifierGuided::new(free, oracle, condition(Some(label)), scale, ClassifierForm::Score)?;
+    let (expected, found) = (flat(&cfg.denoise(batch.view(), level)?), flat(&by.denoise(batch.view(), level)?));
+    let (c, u) = (mixture.denoise(&x, level, Some(label))?, mixture.denoise(&x, level, None)?);
+    let to_eps = convert(Prediction::X0, Prediction::Eps, level, None)?;
+    let mut worst = Worst::default();
+    for i in 0..x.len() {
+        // As 5.6-implicit: the gradient has the rounding of both eps over sigma.
+        let eps = to_eps.apply(x[i], c[i]).abs() + to_eps.apply(x[i], u[i]).abs() + (to_eps.of_x * x[i]).abs();
+        let size = (1.0 + scale) * (level.sigma() / level.alpha() * eps + c[i].abs() + u[i].abs());
+        worst.see(found[i], expected[i], size);
+    }
+    Ok(worst.0)
+}
+
+/// The given state at first, and no noise after it.
+struct Still(Vec<f64>);
+
+impl Noise for Still {
+    fn fill(&self, purpose: Purpose, _: usize, out: &mut [f64]) -> Result<(), DenoiserError> {
+        let initial = purpose == Purpose::Initial;
+        out.iter_mut().zip(&self.0).for_each(|(out, x)| *out = if initial { *x } else { 0.0 });
+        Ok(())
+    }
+}
+
+fn ancestral(draw: &mut Draw) -> Result<f64> {
+    let (mixture, schedule) = (draw.mixture((2, 4))?, draw.schedule(2, 1000)?);
+    let (s, t) = draw.two_steps(&schedule, 0);
+    let (from, to) = (schedule.level(t), schedule.level(s));
+    let (x, label, scale) = (mixture.state(from, draw), draw.whole(0, 1), draw.uniform(0.0, 6.0));
+    let variance = draw.pick(&[Variance::FixedSmall, Variance::FixedLarge]);
+    let free = Conditioned::new(&mixture.oracle, Condition::none(1));
+    let by = ClassifierGuided::new(free, &mixture.oracle, condition(Some(label)), scale, ClassifierForm::Mean)?;
+    let grid = LevelGrid::new(vec![GridMove { from, to, step: t as f64 }])?;
+    let [c, h, w] = mixture.shape;
+    let mut ddpm = Ddpm { variance, clip: Clip::None };
+    let proceed = &mut |_: tweedie_samplers::StepInfo<'_>| std::ops::ControlFlow::Continue(());
+    let found = flat(&tweedie_samplers::sample(&by, &grid, &mut ddpm, &Still(x.clone()), [1, c, h, w], proceed)?);
+    let posterior = Posterior::between(to, from)?;
+    let x0 = mixture.denoise(&x, from, None)?;
+    let gradient = flat(&mixture.oracle.label_gradient(mixture.batch(&x).view(), from, &condition(Some(label)))?);
+    let mut worst = Worst::default();
+    for i in 0..x.len() {
+        let (tilt, s_q) = (scale * gradient[i], posterior.reverse_variance(variance)?);
+        let size = (posterior.coef_x0() * x0[i]).abs() + (posterior.coef_xt() * x[i]).abs() + (s_q * tilt).abs();
+        worst.see(found[i], posterior.mean(x[i], x0[i]) + s_q * tilt, size);
+    }
+    Ok(worst.0)
+}
+
+fn interval(draw: &mut Draw) -> Result<f64> {
+    let (mixture, level, x, label) = labelled(draw)?;
+    let cfg = || Cfg::new(&mixture.oracle, condition(Some(label)), Condition::none(1), 3.0);
+    let (batch, sigma) = (mixture.batch(&x), level.edm_sigma());
+    let guided = cfg()?.denoise(batch.view(), level)?;
+    let of_label = Conditioned::new(&mixture.oracle, condition(Some(label))).denoise(batch.view(), level)?;
+    let (below, above) = (sigma * draw.uniform(0.0, 0.99), sigma * draw.uniform(1.01, 9.0));
+    let mut worst = Worst::default();
+    for (low, high, inside) in
+        [(below, above, true), (below, sigma, true), (sigma, above, false), (above, f64::INFINITY, false)]
+    {
+        let found = Limited::new(cfg()?, low, high)?.denoise(batch.view(), level)?;
+        worst.holds(found == if inside { guided.view() } else { of_label.view() });
+    }
+    Ok(worst.0)
+}
+
+fn rescale(draw: &mut Draw) -> Result<f64> {
+    let (mixture, schedule) = (draw.mixture((2, 4))?, draw.schedule(1, 1000)?);
+    let level = schedule.level(draw.whole(1, schedule.steps()));
+    let (x, scale) = (mixture.state(level, draw), draw.uniform(1.0, 6.0));
+    let of = draw.pick(&[Prediction::Eps, Prediction::X0, Prediction::V]);
+    let bridge = Bridge::new(of, schedule, TimestepMapping::ZeroBased);
+    let cfg = Cfg::new(&mixture.oracle, condition(Some(draw.whole(0, 1))), Condition::none(1), scale)?;
+    let both = cfg.both(mixture.batch(&x).view(), level)?;
+    let found = flat(&Rescaled::new(cfg, bridge, 1.0)?.denoise(mixture.batch(&x).view(), level)?);
+    let to_output = convert(Prediction::X0, of, level, None)?;
+    let spread = |x0: &[f64]| {
+        let output: Vec<f64> = x.iter().zip(x0).map(|(x, x0)| to_output.apply(*x, *x0)).collect();
+        let mean = output.iter().sum::<f64>() / output.len() as f64;
+        (output.iter().map(|o| (o - mean) * (o - mean)).sum::<f64>() / output.len() as f64).sqrt()
+    };
+    let (plain, guided) = (flat(&both.plain), flat(&both.guided.x0));
+    let mut worst = Worst::default();
+    // A single value has no standard deviation, and is left alone.
+    if x.len() == 1 {
+        worst.holds(found == guided);
+        return Ok(worst.0);
+    }
+    let sizes = largest(&plain) + largest(&guided) + largest(&found);
+    let rounding = to_output.of_prediction.abs() * sizes + to_output.of_x.abs() * largest(&x);
+    // Where guidance left next to no output, its rounding is magnified on the way back.
+    let magnified = rounding * (1.0 + spread(&plain) / spread(&guided));
+    worst.see(spread(&found), spread(&plain), spread(&plain) + magnified);
+    Ok(worst.0)
+}
+
+fn autoguidance(draw: &mut Draw) -> Result<f64> {
+    let (mixture, level, x, label) = labelled(draw)?;
+    let w = draw.uniform(0.0, 6.0);
+    // The other label's components are as good a weaker model as any.
+    let (strong, weak) = (mixture.denoise(&x, level, Some(label))?, mixture.denoise(&x, level, None)?);
+    let of = |label| Conditioned::new(&mixture.oracle, condition(label));
+    let batch = mixture.batch(&x);
+    let found = flat(&Autoguided::new(of(Some(label)), of(None), w)?.denoise(batch.view(), level)?);
+    let own = flat(&Autoguided::new(of(Some(label)), of(Some(label)), w)?.denoise(batch.view(), level)?);
+    let mut worst = Worst::default();
+    worst.holds(own == strong);
+    for i in 0..x.len() {
+        let (of_strong, of_weak) = (w * strong[i], (w - 1.0) * weak[i]);
+        worst.see(found[i], of_strong - of_weak, (1.0 + w) * (strong[i].abs() + weak[i].abs()));
     }
     Ok(worst.0)
 }

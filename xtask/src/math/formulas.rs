@@ -65,8 +65,8 @@ pub const FORMULAS: &[Formula] = &[
     formula("5.4", "Classifier-free guidance", "u + gamma (c - u) = (1 + w) c - w u,  gamma = 1 + w"),
     formula(
         "5.5",
-        "Negative condition, thresholding",
-        "u under a negative condition;  x_0 clipped to [-s, s] and divided by s",
+        "Negative condition, interval, rescale, thresholding, autoguidance",
+        "u under a negative condition;  guided for sigma in (lo, hi];  o (phi std(o_c) / std(o) + 1 - phi)\nx_0 clipped to [-s, s] and divided by s;  D_1 + (w - 1) (D_1 - D_0)",
     ),
     formula("5.6", "Implicit classifier", "grad log p(y | x_t) = -(eps_c - eps_u) / sqrt(1 - abar_t)"),
     formula(
