@@ -150,6 +150,9 @@ fn train(directory: &RunDirectory, run: &mut RunConfig, args: &TrainArgs, common
     if !resumed {
         // From here on the directory is a model and can be resumed, whenever the process is killed.
         hooks.save(&mut trainer)?;
+    } else if hooks.lacks_samples(&trainer) {
+        let epoch = trainer.epochs_done();
+        hooks.end_epoch(&mut trainer, epoch);
     }
     let end = trainer.run(&STOP, &mut hooks);
     // What the steps before an error have logged is worth keeping.
@@ -255,6 +258,11 @@ fn time(trainer: &Trainer<'_>) -> String {
     console::seconds(Duration::try_from_secs_f64(trainer.seconds()).unwrap_or_default())
 }
 
+/// The name of the grid of samples after an epoch.
+fn epoch_name(epoch: u64) -> String {
+    format!("epoch-{epoch:03}.png")
+}
+
 /// The hooks of the loop: files and progress.
 struct Files<'a> {
     directory: &'a RunDirectory,
@@ -301,9 +309,15 @@ impl Files<'_> {
         self.progress.say(&format!("warning: {what} could not be drawn, and the run goes on: {error:#}"));
     }
 
+    /// Whether the run stands at the end of an epoch without its pictures, as after a kill while they were drawn.
+    fn lacks_samples(&self, trainer: &Trainer<'_>) -> bool {
+        let ended = trainer.steps_done() > 0 && trainer.steps_done().is_multiple_of(trainer.steps_per_epoch());
+        ended && self.run.samples.per_label > 0 && !self.directory.has_samples(&epoch_name(trainer.epochs_done()))
+    }
+
     fn end_epoch(&mut self, trainer: &mut Trainer<'_>, epoch: u64) {
         self.plot();
-        let samples = self.samples(trainer, &format!("epoch-{epoch:03}.png"));
+        let samples = self.samples(trainer, &epoch_name(epoch));
         let row = self.log.rows.last().copied();
         let loss = row.map_or_else(String::new, |row| format!(": loss {:.4}", row.loss_ema));
         self.progress.say(&format!("epoch {epoch}{loss}, {}{samples}", time(trainer)));
