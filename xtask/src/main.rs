@@ -1,10 +1,12 @@
 //! Repository chores: `cargo xtask tidy` checks the invariants that ARCHITECTURE.md states, `cargo xtask bench` measures,
 //! `cargo xtask math` writes docs/verified-math.md, `cargo xtask doc` the documentation with its equations rendered,
-//! `cargo xtask figures` its pictures, and `cargo xtask mutants` changes the code to see whether a test notices.
+//! `cargo xtask figures` its pictures, `cargo xtask mutants` changes the code to see whether a test notices, and
+//! `cargo xtask endurance` kills training runs.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod doc;
+mod endurance;
 mod figures;
 mod math;
 mod mutants;
@@ -33,6 +35,8 @@ enum Chore {
     Doc,
     /// Verifies, then times whole networks, alone or against other programs; see bench/README.md.
     Bench(Box<bench::BenchArgs>),
+    /// Kills training runs, fills their disk and damages their files, and compares what comes of it bit for bit.
+    Endurance(endurance::EnduranceArgs),
     /// Draws the pictures of the samplers into docs/images.
     Figures,
     /// Changes the mathematics, one place at a time, and lists the changes that no test notices (needs cargo-mutants).
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Chore::Math => math::run(&root),
         Chore::Doc => doc::run(&root),
         Chore::Bench(args) => bench::run(&root, &args),
+        Chore::Endurance(args) => endurance::run(&root, &args),
         Chore::Figures => figures::run(&root),
         Chore::Mutants(args) => mutants::run(&root, &args),
     };

@@ -87,11 +87,7 @@ impl RunConfig {
         };
         let (train, network) = match name {
             "mnist-noisy" => (
-                TrainConfig {
-                    length: RunLength::Epochs(6),
-                    augment: AugmentConfig::Shift { pixels: 2 },
-                    ..train
-                },
+                TrainConfig { length: RunLength::Epochs(6), augment: AugmentConfig::Shift { pixels: 2 }, ..train },
                 network(json!({
                     "_class_name": CLASS,
                     "block_out_channels": [16, 48, 96],

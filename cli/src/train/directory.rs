@@ -207,6 +207,11 @@ impl RunDirectory {
         Ok(atomic_write(self.root.join("loss.svg"), svg.as_bytes())?)
     }
 
+    /// Whether there is a grid of samples of that name.
+    pub fn has_samples(&self, name: &str) -> bool {
+        self.root.join("samples").join(name).exists()
+    }
+
     /// Writes a grid of samples, and returns its path.
     ///
     /// # Errors

@@ -259,6 +259,9 @@ fn train(directory: &RunDirectory, run: &mut RunConfig, args: &RunArgs, common: 
     if !resumed {
         // From here on the directory is a model and can be resumed, whenever the process is killed.
         hooks.save(&mut trainer)?;
+    } else if hooks.lacks_epoch(&trainer) {
+        let epoch = trainer.epochs_done();
+        hooks.end_epoch(&mut trainer, epoch)?;
     }
     let end = trainer.run(&STOP, &mut hooks);
     // What the steps before an error have logged is worth keeping.
@@ -362,9 +365,10 @@ fn closing(trainer: &Trainer<'_>, end: RunEnd, files: &Files<'_>, root: &str) ->
                 Kind::Denoiser => format!("draw:      tweedie sample --model {root}"),
                 Kind::Classifier => format!("look:      tweedie inspect {root}"),
             };
-            let accuracy = files.accuracy.as_ref().and_then(|accuracy| {
-                accuracy.at(steps).map(|row| format!(", {}", accuracy.describe(row)))
-            });
+            let accuracy = files
+                .accuracy
+                .as_ref()
+                .and_then(|accuracy| accuracy.at(steps).map(|row| format!(", {}", accuracy.describe(row))));
             format!(
                 "done: {steps} steps in {time}{loss}{}\n  {use_it}\n  train on:  {command} --out {root} --resume --epochs {}",
                 accuracy.unwrap_or_default(),
@@ -380,6 +384,11 @@ fn closing(trainer: &Trainer<'_>, end: RunEnd, files: &Files<'_>, root: &str) ->
 /// The time of training, for people.
 fn time(trainer: &Trainer<'_>) -> String {
     console::seconds(Duration::try_from_secs_f64(trainer.seconds()).unwrap_or_default())
+}
+
+/// The name of the grid of samples after an epoch.
+fn epoch_name(epoch: u64) -> String {
+    format!("epoch-{epoch:03}.png")
 }
 
 /// The hooks of the loop: files and progress.
@@ -449,10 +458,20 @@ impl Files<'_> {
         self.progress.say(&format!("warning: {what} could not be drawn, and the run goes on: {error:#}"));
     }
 
+    /// Whether the run stands at the end of an epoch without its pictures or its accuracy, as after a kill while these were made.
+    fn lacks_epoch(&self, trainer: &Trainer<'_>) -> bool {
+        let ended = trainer.steps_done() > 0 && trainer.steps_done().is_multiple_of(trainer.steps_per_epoch());
+        let lacks = match &self.accuracy {
+            Some(accuracy) => !accuracy.is_known(trainer.steps_done()),
+            None => self.run.samples.per_label > 0 && !self.directory.has_samples(&epoch_name(trainer.epochs_done())),
+        };
+        ended && lacks
+    }
+
     fn end_epoch(&mut self, trainer: &mut Trainer<'_>, epoch: u64) -> Result<()> {
         self.plot();
         let accuracy = self.measure(trainer, Extent::Sample)?;
-        let samples = self.samples(trainer, &format!("epoch-{epoch:03}.png"));
+        let samples = self.samples(trainer, &epoch_name(epoch));
         let row = self.log.rows.last().copied();
         let loss = row.map_or_else(String::new, |row| format!(": loss {:.4}", row.loss_ema));
         self.progress.say(&format!("epoch {epoch}{loss}, {}{accuracy}{samples}", time(trainer)));
