@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
-use tweedie_denoiser::{LevelClassifier, MixtureOracle};
-use tweedie_samplers::{Plan, SchedulerSpec};
+use anyhow::{Context, Result, bail};
+use tweedie_denoiser::{Classifier, LevelClassifier, LevelledClassifier, MixtureOracle};
+use tweedie_samplers::{Plan, Process, SchedulerSpec};
+use tweedie_schedule::TimestepMapping;
 
+use super::guidance::other_process;
+use crate::classifier::{self, LoadedClassifier};
 use crate::console::usage;
 use crate::model::{self, Loaded};
+use crate::scheduler;
 
 /// The name that stands for the exact classifier of an oracle that is drawn.
 const OF_THE_MODEL: &str = "oracle";
@@ -25,6 +29,8 @@ pub struct GuidingClassifier {
 enum Kind {
     /// By the densities of a mixture.
     Exact(Box<MixtureOracle>),
+    /// By a network of noisy images, and the process that these were noised by.
+    Network(Box<LoadedClassifier>, Box<SchedulerSpec>),
 }
 
 /// Opens what `--classifier` names, for drawing from `model`.
@@ -55,13 +61,17 @@ fn open_any(path: &Path, model: &Loaded) -> Result<GuidingClassifier> {
         let kind = Kind::Exact(Box::new(oracle.oracle.clone()));
         return Ok(GuidingClassifier { name: oracle.name.clone(), labels: oracle.labels.clone(), kind });
     }
+    if classifier::is_classifier(path) {
+        return GuidingClassifier::of_network(classifier::open(Some(path))?);
+    }
     match model::open(Some(path), None)? {
         Loaded::Oracle(oracle) => {
             let labels = oracle.labels.clone();
             Ok(GuidingClassifier { name: oracle.name.clone(), labels, kind: Kind::Exact(Box::new(oracle.oracle)) })
         }
         Loaded::Network(network) => bail!(
-            "{} is a {}, which is no classifier; give the directory of a classifier, or an oracle's .json",
+            "{} is a {}, which is no classifier; give a directory that tweedie train-classifier has written, or an oracle's \
+             .json",
             network.name,
             network.class_name
         ),
@@ -69,26 +79,78 @@ fn open_any(path: &Path, model: &Loaded) -> Result<GuidingClassifier> {
 }
 
 impl GuidingClassifier {
+    /// A trained one.
+    ///
+    /// # Errors
+    /// If it has never seen noise, or does not say by which process.
+    pub fn of_network(loaded: LoadedClassifier) -> Result<Self> {
+        let name = loaded.name.clone();
+        if !loaded.noisy {
+            bail!(
+                "{name} was trained on clean images, and guidance asks about noisy ones; give one that \
+                 tweedie train-classifier has written without --clean"
+            );
+        }
+        let Some((config, path)) = &loaded.scheduler else {
+            bail!(
+                "{name} has no scheduler_config.json, which tells what noise it knows; put it back beside the weights"
+            );
+        };
+        let spec = scheduler::from_config(config, path, None)?;
+        let labels = (0..loaded.network.classes()).collect();
+        Ok(Self { name, labels, kind: Kind::Network(Box::new(loaded), Box::new(spec)) })
+    }
+
     /// Whether it can judge the states of a run that draws images of `shape` `[N, C, H, W]`.
     ///
     /// # Errors
-    /// If it is for images of another shape, or of a process other than that of `spec`.
-    pub fn check(&self, _model: &Loaded, _spec: &SchedulerSpec, [_, c, h, w]: [usize; 4]) -> Result<()> {
-        let Kind::Exact(oracle) = &self.kind;
-        if oracle.shape() == [c, h, w] {
-            return Ok(());
+    /// If it is for images of another shape or range, or of a process other than that of `spec`.
+    pub fn check(&self, model: &Loaded, spec: &SchedulerSpec, [_, c, h, w]: [usize; 4]) -> Result<()> {
+        let name = &self.name;
+        let (own, process) = match &self.kind {
+            Kind::Exact(oracle) => (Some(oracle.shape()), None),
+            Kind::Network(loaded, process) => {
+                if loaded.range != model.range() {
+                    return Err(usage(format!(
+                        "--classifier {name}: it knows pixels of another range than those of the model {}; give one that was \
+                         trained for it",
+                        model.name()
+                    )));
+                }
+                (loaded.network.image_shape(), Some(process))
+            }
+        };
+        if let Some(own) = own.filter(|own| *own != [c, h, w]) {
+            return Err(usage(format!(
+                "--classifier {name}: it is for images of shape {own:?}, and the model draws {:?}; give one of the same shape",
+                [c, h, w]
+            )));
         }
-        Err(usage(format!(
-            "--classifier {}: it is for images of shape {:?}, and the model draws {:?}; give one of the same shape",
-            self.name,
-            oracle.shape(),
-            [c, h, w]
-        )))
+        let difference = process.map(|process| other_process(process, spec)).transpose()?.flatten();
+        if let Some(difference) = difference {
+            return Err(usage(format!(
+                "--classifier {name}: its process is not that of the model {}: {difference}; train one with the schedule of \
+                 the model",
+                model.name()
+            )));
+        }
+        match (&self.kind, &spec.process) {
+            (Kind::Network(..), process) if *process != Process::Table => Err(usage(format!(
+                "--classifier {name}: it knows the steps of a table of noise levels, and the model {} has none; leave it out",
+                model.name()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// It at the noise levels of a plan.
-    pub fn at_levels(&self, _plan: &Plan) -> Box<dyn LevelClassifier + '_> {
-        let Kind::Exact(oracle) = &self.kind;
-        Box::new(&**oracle)
+    pub fn at_levels(&self, plan: &Plan) -> Box<dyn LevelClassifier + '_> {
+        match &self.kind {
+            Kind::Exact(oracle) => Box::new(&**oracle),
+            Kind::Network(loaded, _) => {
+                let bridge = plan.bridge(TimestepMapping::ZeroBased);
+                Box::new(LevelledClassifier::new(&loaded.network, bridge))
+            }
+        }
     }
 }
