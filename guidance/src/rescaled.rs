@@ -81,7 +81,9 @@ impl<G: Guide> Guide for Rescaled<G> {
         let samples = both.guided.x0.axis_iter_mut(Axis(0)).zip(both.plain.outer_iter()).zip(x.outer_iter());
         for ((mut guided, plain), x) in samples {
             let factor = rescale_factor(deviation(plain, x, of_x), deviation(guided.view(), x, of_x), self.phi);
-            Zip::from(&mut guided).and(&x).for_each(|x0, &x| *x0 = of_x * x + factor * (*x0 - of_x * x));
+            if factor != 1.0 {
+                Zip::from(&mut guided).and(&x).for_each(|x0, &x| *x0 = of_x * x + factor * (*x0 - of_x * x));
+            }
         }
         Ok(both)
     }

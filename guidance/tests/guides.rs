@@ -381,6 +381,18 @@ fn parameters_are_checked() {
     assert_eq!(ClassifierForm::from_name("x0"), None);
 }
 
+/// A sample of a single value has no standard deviation, and is left alone to the bit.
+#[test]
+fn a_single_value_is_not_rescaled() {
+    let parts = vec![Component::new(1.0, 0.7, 0.3, Some(0)), Component::new(2.0, -0.4, 0.5, Some(1))];
+    let oracle = MixtureOracle::new([1, 1, 1], parts).unwrap();
+    let bridge = Bridge::new(Prediction::V, schedule(), TimestepMapping::ZeroBased);
+    let x = array![[[[0.3]]], [[[-1.1]]], [[[0.123_456_789]]]];
+    let level = schedule().level(321);
+    let rescaled = Rescaled::new(cfg(&oracle, 3.0), bridge, 1.0).unwrap().denoise(x.view(), level).unwrap();
+    assert_eq!(rescaled, cfg(&oracle, 3.0).denoise(x.view(), level).unwrap());
+}
+
 /// A guide of another shape, a classifier at a level without signal and one of another batch are errors and no panics.
 #[test]
 fn models_that_do_not_fit_are_refused() {
