@@ -27,7 +27,8 @@ pub(super) fn same_runs(a: &Path, b: &Path) -> Result<usize> {
             continue;
         }
         let read = |run: &Path| {
-            let bytes = fs::read(run.join(name)).with_context(|| format!("cannot read {}", run.join(name).display()))?;
+            let bytes =
+                fs::read(run.join(name)).with_context(|| format!("cannot read {}", run.join(name).display()))?;
             comparable(name, bytes)
         };
         if read(a)? != read(b)? {

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::process::{Ended, Program, Watched, files, finish};
 use super::{Case, Subject, Verdict, compare};
 
-/// Steps of the run that meets the obstacles, and of the one that it is to become.
-const HALF: u64 = 5;
-const WHOLE: u64 = 10;
+/// Steps of the run that meets the obstacles, and of the one that it is to become: whole epochs, since a run that ends
+/// within one leaves a picture of its end.
+const HALF: u64 = 10;
+const WHOLE: u64 = 20;
 /// Where the runs lie.
 const BASE: &str = "base";
 const REFERENCE: &str = "reference";
@@ -161,17 +162,26 @@ impl Field<'_> {
             ("a missing state", "state.safetensors", |_| None, &["state.safetensors is missing", "put it back"]),
             ("an empty state", "state.safetensors", |_| Some(Vec::new()), &["state.safetensors"]),
             ("a state cut in half", "state.safetensors", |b| Some(b[..b.len() / 2].to_vec()), &["state.safetensors"]),
-            ("a state without its last byte", "state.safetensors", |b| Some(b[..b.len() - 1].to_vec()), &[
+            (
+                "a state without its last byte",
                 "state.safetensors",
-            ]),
+                |b| Some(b[..b.len() - 1].to_vec()),
+                &["state.safetensors"],
+            ),
             ("a state of zeros", "state.safetensors", |b| Some(vec![0; b.len()]), &["state.safetensors"]),
-            ("a state that is another file", "state.safetensors", |_| Some(b"my notes, not a state".to_vec()), &[
+            (
+                "a state that is another file",
                 "state.safetensors",
-            ]),
+                |_| Some(b"my notes, not a state".to_vec()),
+                &["state.safetensors"],
+            ),
             ("a train.toml cut short", "train.toml", |b| Some(b[..b.len() / 2].to_vec()), &["train.toml"]),
-            ("a log.csv that is another file", "log.csv", |_| Some(b"my,notes\n1,2\n".to_vec()), &[
-                "log.csv", "my,notes",
-            ]),
+            (
+                "a log.csv that is another file",
+                "log.csv",
+                |_| Some(b"my,notes\n1,2\n".to_vec()),
+                &["log.csv", "my,notes"],
+            ),
         ];
         let mut cases = Vec::new();
         for (i, (name, file, damage, parts)) in list.into_iter().enumerate() {
@@ -236,10 +246,7 @@ impl Field<'_> {
                 return names.map(|name| Case::of(name, Ok(Verdict::Skipped(why.clone())))).into();
             }
         };
-        vec![
-            Case::of(names[0], self.full_disk(&disk)),
-            Case::of(names[1], self.read_only(&disk)),
-        ]
+        vec![Case::of(names[0], self.full_disk(&disk)), Case::of(names[1], self.read_only(&disk))]
     }
 
     /// Fills the disk up to some space, so that another file each time does not fit.

@@ -112,7 +112,13 @@ impl Tally {
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let steps: Vec<_> = self.steps.iter().map(u64::to_string).collect();
-        write!(f, "{} kills, {} of them while starting, after steps {}", self.steps.len(), self.early, steps.join(" "))?;
+        write!(
+            f,
+            "{} kills, {} of them while starting, after steps {}",
+            self.steps.len(),
+            self.early,
+            steps.join(" ")
+        )?;
         let writing: Vec<_> = self.writing.iter().map(|(name, count)| format!("{name} {count}")).collect();
         let writing = if writing.is_empty() { String::new() } else { format!(" ({})", writing.join(", ")) };
         write!(f, "; {} half-written temporary files found{writing}, none left", self.left)
