@@ -163,19 +163,30 @@ fn a_run_by_minutes_decays_its_learning_rate_over_its_time() {
     let options = String::from_utf8(bench.bytes("run/train.toml")).unwrap();
     assert!(options.contains("lr_decay_minutes = 0.03"), "{options}");
     // Whatever it is lengthened by, the run stays on its curve, which has ended.
-    for length in ["--minutes 0.035", &format!("--steps {}", steps_of(&bench, "run") + 2)] {
-        bench.succeed(&format!("train --out run --resume {length} --quiet"));
-    }
-    bench.succeed(&format!(
-        "train --config timed.toml --out run --resume --steps {} --quiet",
-        steps_of(&bench, "run") + 1
-    ));
+    bench.succeed("train --out run --resume --minutes 0.035 --quiet");
+    let steps = steps_of(&bench, "run") + 2;
+    bench.succeed(&format!("train --out run --resume --steps {steps} --quiet"));
+    let steps = steps + 1;
+    bench.succeed(&format!("train --config timed.toml --out run --resume --steps {steps} --quiet"));
     let all = rates(&bench);
     assert!(all.len() > first.len() + 2 && all[first.len()..].iter().all(|&rate| rate == 0.02e-3), "{all:?}");
     // A last step that is given wins.
     bench.succeed("train --config tiny.toml --out steps --minutes 0.001 --quiet");
     let options = String::from_utf8(bench.bytes("steps/train.toml")).unwrap();
     assert!(options.contains("lr_decay_steps = 40") && !options.contains("lr_decay_minutes"), "{options}");
+}
+
+#[test]
+fn samples_that_a_kill_left_out_are_drawn_on_resuming() {
+    let bench = bench();
+    bench.succeed("train --config tiny.toml --out run --epochs 2 --quiet");
+    let samples = bench.bytes("run/samples/epoch-002.png");
+    // What a kill leaves that comes between the checkpoint of an epoch and the end of its pictures.
+    std::fs::remove_file(bench.path("run/samples/epoch-002.png")).unwrap();
+    std::fs::write(bench.path("run/samples/.epoch-002.png.tweedie-Ab1.tmp"), "half").unwrap();
+    bench.succeed("train --out run --resume --quiet");
+    assert_eq!(bench.bytes("run/samples/epoch-002.png"), samples);
+    assert_eq!(std::fs::read_dir(bench.path("run/samples")).unwrap().count(), 2);
 }
 
 /// `tiny.toml` with a change, as another file.

@@ -427,7 +427,8 @@ impl<'a> Trainer<'a> {
         hooks: &mut dyn Hooks,
     ) -> Result<RunEnd, TrainError> {
         let interval = Duration::from_secs_f64((60.0 * self.config.checkpoint_minutes).min(MAX_INTERVAL));
-        let mut saved = (self.progress.step, Instant::now());
+        // The step, when, and whether the run was complete by then: the time that hooks take may complete it later.
+        let mut saved = (self.progress.step, Instant::now(), self.is_complete());
         loop {
             let end = if self.is_complete() {
                 Some(RunEnd::Complete)
@@ -437,7 +438,7 @@ impl<'a> Trainer<'a> {
                 None
             };
             if let Some(end) = end {
-                if saved.0 != self.progress.step {
+                if saved.0 != self.progress.step || (end == RunEnd::Complete && !saved.2) {
                     self.checkpoint(hooks)?;
                 }
                 return Ok(end);
@@ -447,7 +448,7 @@ impl<'a> Trainer<'a> {
             hooks.step(&report)?;
             if report.ends_epoch || saved.1.elapsed() >= interval {
                 self.checkpoint(hooks)?;
-                saved = (report.step, Instant::now());
+                saved = (report.step, Instant::now(), self.is_complete());
             }
             if report.ends_epoch {
                 hooks.epoch(self, report.epoch)?;

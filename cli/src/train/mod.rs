@@ -182,7 +182,11 @@ fn plan_resume(
     };
     let directory = RunDirectory::at(root);
     if !directory.options().is_file() {
-        bail!("{} holds no run to resume: there is no {}", root.display(), directory.options().display());
+        bail!(
+            "{} holds no run to resume: there is no {}; check --out, or leave --resume out to start a run there",
+            root.display(),
+            directory.options().display()
+        );
     }
     let recorded = RunConfig::read(&directory.options())?;
     check_kind(kind, &recorded, &root.display().to_string())?;
@@ -294,7 +298,14 @@ fn architecture(model: &Model) -> Value {
 
 /// States of early versions do not describe their network; the model beside them does.
 fn check_recorded(directory: &RunDirectory, architecture: &Value) -> Result<()> {
-    if TensorFile::open(directory.state())?.metadata().contains_key(tweedie_train::ARCHITECTURE) {
+    let state = TensorFile::open(directory.state()).with_context(|| {
+        format!(
+            "the run cannot go on from a damaged state; put a copy back, or start a new run in another directory with \
+             --out, the model in {} is whole",
+            directory.root().display()
+        )
+    })?;
+    if state.metadata().contains_key(tweedie_train::ARCHITECTURE) {
         return Ok(());
     }
     if let Some((path, config)) = directory.network()? {

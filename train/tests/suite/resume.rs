@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::common::{Tiny, config, toy_data};
 use serde_json::{Value, json};
@@ -449,6 +450,8 @@ struct Recorder<'a> {
     stop_at: u64,
     stop: Option<&'a AtomicBool>,
     fail_at: u64,
+    /// How long the end of an epoch takes.
+    pause: Duration,
 }
 
 impl Hooks for Recorder<'_> {
@@ -470,6 +473,7 @@ impl Hooks for Recorder<'_> {
 
     fn epoch(&mut self, trainer: &mut Trainer<'_>, epoch: u64) -> Result<(), TrainError> {
         assert_eq!(epoch, trainer.epochs_done());
+        std::thread::sleep(self.pause);
         self.events.push(format!("epoch {epoch}"));
         Ok(())
     }
@@ -494,6 +498,18 @@ fn the_loop_calls_its_hooks_and_ends_where_it_should() {
     assert_eq!(run(RunLength::Epochs(9), 5), (RunEnd::Stopped, epoch.to_owned()), "no second checkpoint of one step");
     let (end, events) = run(RunLength::Minutes(1e-6), 0);
     assert_eq!((end, events.as_str()), (RunEnd::Complete, "1, save 1"));
+}
+
+#[test]
+fn a_run_whose_time_ends_between_two_steps_is_saved_as_complete() {
+    let data = data();
+    let config = TrainConfig { length: RunLength::Minutes(0.005), ..config() };
+    let mut net = net();
+    let mut trainer = Trainer::new(&mut net, &data, config).unwrap();
+    // The first epoch takes less than the time, and its end all of it.
+    let mut hooks = Recorder { pause: Duration::from_millis(320), ..Recorder::default() };
+    trainer.run(&AtomicBool::new(false), &mut hooks).unwrap();
+    assert_eq!(hooks.events.join(", "), "1, 2, 3, 4, 5, save 5, epoch 1, save 5");
 }
 
 #[test]

@@ -10,12 +10,15 @@ use anyhow::{Context, Result, bail, ensure};
 use super::process::{Ended, Program, Watched, files, finish};
 use super::{Case, Subject, Verdict, compare};
 
-/// Steps of the run that meets the obstacles, and of the one that it is to become.
-const HALF: u64 = 5;
-const WHOLE: u64 = 10;
+/// Steps of the run that meets the obstacles, and of the one that it is to become: whole epochs, since a run that ends
+/// within one leaves a picture of its end.
+const HALF: u64 = 10;
+const WHOLE: u64 = 20;
 /// Where the runs lie.
 const BASE: &str = "base";
 const REFERENCE: &str = "reference";
+/// Where the small disk is mounted.
+pub(super) const DISK_NAME: &str = "disk";
 /// MiB of the small disk: room for some runs of a few hundred KiB.
 const DISK: &str = "8";
 
@@ -238,7 +241,7 @@ impl Field<'_> {
     /// A small disk of its own, full at one time and read-only at another.
     fn small_disk(&self) -> Vec<Case> {
         let names = ["a full disk", "a read-only disk"];
-        let disk = match Disk::mount(&self.program.path("disk")) {
+        let disk = match Disk::mount(&self.program.path(DISK_NAME)) {
             Ok(disk) => disk,
             Err(error) => {
                 let why = format!("needs a small disk to be mounted: {error:#}");
@@ -305,13 +308,13 @@ impl Field<'_> {
         }
         let mut command = self.program.command(&["inspect", BASE]);
         command.stdout(fs::File::options().write(true).open(device)?);
-        let message = one_error(&finish(command.spawn()?)?, &["output"]).context("the standard output")?;
+        let message = one_error(&finish(command.spawn()?)?, &["stdout", "space"]).context("the standard output")?;
         Ok(Verdict::Passed(format!("pictures, arrays, standard output: {message}")))
     }
 }
 
 /// A file system of a few MiB, gone when it is dropped.
-struct Disk {
+pub(super) struct Disk {
     path: PathBuf,
 }
 
@@ -322,6 +325,13 @@ impl Disk {
         let options = format!("size={DISK}m");
         system("mount", &["-t", "tmpfs", "-o", &options, "tmpfs"], path)?;
         Ok(Self { path: path.to_owned() })
+    }
+
+    /// Takes away one that an interrupted run of this chore has left.
+    pub(super) fn release(path: &Path) {
+        if path.is_dir() {
+            let _ = Command::new("umount").arg(path).stderr(Stdio::null()).status();
+        }
     }
 
     fn remount(&self, mode: &str) -> Result<()> {

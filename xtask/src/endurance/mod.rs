@@ -36,7 +36,7 @@ pub struct EnduranceArgs {
     /// The program to be tested [default: tweedie, built in release mode]
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Folder for the runs, emptied first; those of a failed check stay there
+    /// Folder for the runs, which is emptied first
     #[arg(long, value_name = "DIR", default_value = "target/endurance")]
     out: PathBuf,
     /// Leave out the failures, and only kill
@@ -105,6 +105,7 @@ pub fn run(root: &Path, args: &EnduranceArgs) -> Result<bool> {
     };
     let folder = root.join(&args.out);
     if folder.exists() {
+        failures::Disk::release(&folder.join(failures::DISK_NAME));
         fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
