@@ -3,13 +3,13 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::{Args, ValueEnum};
 use tweedie_data::Split;
 use tweedie_schedule::Variance;
 
+use super::images::args::ImageArgs;
+use super::metric::Metric;
 use crate::args::{ModelArg, ProcessArgs, names, prediction_names, svg_path};
-use crate::console;
 use crate::data::DataArgs;
 
 /// `tweedie eval`.
@@ -22,9 +22,15 @@ Examples:
   tweedie eval --labels none --json                   without labels, as one JSON document
   tweedie eval --limit 4 --ode --probes 4             the probability-flow ODE beside the bound
   tweedie eval --model oracle.json --ode              an exact denoiser: bound, ODE and the exact value
+  tweedie eval --metrics all --samples x.safetensors  samples against real images: fid, kid, precision, recall, ...
+  tweedie eval --metrics fid --samples x.safetensors --split train --baseline
+                                                      against the training images, beside as many test images
+  tweedie eval --metrics fid,kid --sample-features a.npy --reference-features b.npy
+                                                      from the features of any network
 
 The bound is that of ancestral sampling with every step of the model's process: L_T + sum of L_(t-1) + L_0, an upper bound of
-the negative log-likelihood (Ho 2020). Pixels are decoded into 256 bins; an oracle's numbers have a density.")]
+the negative log-likelihood (Ho 2020). Pixels are decoded into 256 bins; an oracle's numbers have a density.
+The metrics of images compare features of a classifier; docs/metrics.md says what each of them tells.")]
 pub struct EvalArgs {
     /// The model.
     #[command(flatten)]
@@ -37,14 +43,15 @@ pub struct EvalArgs {
     /// Size, colours and memory of the data.
     #[command(flatten)]
     pub data_options: DataArgs,
-    /// What is computed, separated by commas; nll is the negative log-likelihood (fid and accuracy are not there yet)
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "nll", value_parser = names("nll, fid, accuracy"))]
+    /// What is computed, separated by commas: nll is the negative log-likelihood, is the inception score, accuracy the share
+    /// of samples that are read as their label; all is everything that the input has what it takes for
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "nll", value_parser = names(Metric::NAMES))]
     pub metrics: Vec<String>,
     /// Which part of the data [default: test]
     #[arg(long, value_name = "NAME", value_enum)]
     pub split: Option<SplitName>,
-    /// Samples at most: a random part of the data, chosen with the seed
-    /// [default: 500 images, 8 with --ode; 1000 draws of an oracle]
+    /// Samples of the data at most: a random part, chosen with the seed
+    /// [default: 500 images, 8 with --ode; 1000 draws of an oracle; all for the metrics of images]
     #[arg(long, value_name = "N")]
     pub limit: Option<NonZeroUsize>,
     /// The condition: each sample's own label, or none [default: own, where data and network have labels]
@@ -86,6 +93,9 @@ pub struct EvalArgs {
     /// Steps of the integration, of four evaluations each [default: 50 for a network, 300 for an oracle]
     #[arg(long, value_name = "N", requires = "ode", help_heading = "Probability-flow ODE")]
     pub ode_steps: Option<NonZeroUsize>,
+    /// The metrics of images.
+    #[command(flatten)]
+    pub images: ImageArgs,
     /// The process of a model that does not describe its own.
     #[command(flatten, next_help_heading = "Process (for an oracle, or a model without a scheduler config)")]
     pub process: ProcessArgs,
@@ -142,15 +152,21 @@ impl From<VarianceName> for Variance {
     }
 }
 
-/// Refuses the metrics that are not there yet.
-///
-/// # Errors
-/// If there is one among them.
-pub fn check_metrics(metrics: &[String]) -> Result<()> {
-    match metrics.iter().find(|metric| *metric != "nll") {
-        Some(metric) => {
-            Err(console::usage(format!("--metrics {metric}: {metric} cannot be computed yet; give --metrics nll")))
-        }
-        None => Ok(()),
+impl EvalArgs {
+    /// The first option that only the negative log-likelihood uses and that was given, as it is typed.
+    pub fn given_for_nll(&self) -> Option<&'static str> {
+        [
+            (self.labels.is_some(), "--labels"),
+            (self.steps_per_image.is_some(), "--steps-per-image"),
+            (self.all_steps, "--all-steps"),
+            (self.variance.is_some(), "--variance"),
+            (self.prediction.is_some(), "--prediction"),
+            (self.batch.is_some(), "--batch"),
+            (self.plot.is_some(), "--plot"),
+            (self.ode, "--ode"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
+        .or_else(|| self.process.given())
     }
 }

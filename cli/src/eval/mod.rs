@@ -1,8 +1,10 @@
-//! `tweedie eval`: how likely a model finds data.
+//! `tweedie eval`: how likely a model finds data, and how close what it draws is to data.
 
 mod args;
 mod data;
+mod images;
 mod likelihood;
+mod metric;
 mod plot;
 mod report;
 
@@ -15,28 +17,49 @@ use crate::args::Common;
 use crate::{console, model};
 
 pub use args::EvalArgs;
+use metric::{Metric, Wanted};
 
 /// Runs the command.
 ///
 /// # Errors
-/// If the model, the data or an option cannot be used, a result is not finite, or the plot cannot be written.
+/// If the model, the data, the samples or an option cannot be used, a result is not finite, or the plot cannot be written.
 pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
-    args::check_metrics(&args.metrics)?;
+    let wanted = Wanted::of(args)?;
     if let Some(path) = &args.plot {
         crate::sample::check_directory(path)?;
     }
     let start = Instant::now();
-    let model = model::open(args.model.model.as_deref(), args.model.variant.as_deref())?;
-    let data = data::open(&model, args, common)?;
-    let result = likelihood::run(&model, &data, args, common)?;
+    // What may be refused is opened before anything takes time.
+    let likely = match wanted.has(Metric::Nll) {
+        true => {
+            let model = model::open(args.model.model.as_deref(), args.model.variant.as_deref())?;
+            let data = data::open(&model, args, common)?;
+            Some((model, data))
+        }
+        false => None,
+    };
+    let judged = wanted.of_images().then(|| images::run(args, &wanted, common)).transpose()?;
+    let result = match &likely {
+        Some((model, data)) => Some((model, data, likelihood::run(model, data, args, common)?)),
+        None => None,
+    };
     let seconds = start.elapsed();
-    if let Some(path) = &args.plot {
-        atomic_write(path, plot::terms(&result, &report::title(&model, &data, &result))?.as_bytes())?;
+    if let (Some(path), Some((model, data, result))) = (&args.plot, &result) {
+        atomic_write(path, plot::terms(result, &report::title(model, data, result))?.as_bytes())?;
         console::report(common, &format!("wrote {}", path.display()));
     }
     if args.json {
-        return console::print_json(&report::json(&model, &data, &result, args, seconds.as_secs_f64()));
+        let mut document = match &result {
+            Some((model, data, result)) => report::json(model, data, result, args, seconds.as_secs_f64()),
+            None => report::empty(args, seconds.as_secs_f64()),
+        };
+        if let Some(judged) = &judged {
+            images::report::add(&mut document, judged);
+        }
+        return console::print_json(&document);
     }
     console::report(common, &format!("took {}", console::seconds(seconds)));
-    console::print(&report::text(&model, &data, &result, args))
+    let of_model = result.as_ref().map(|(model, data, result)| report::text(model, data, result, args));
+    let tables: Vec<String> = of_model.into_iter().chain(judged.as_ref().map(images::report::text)).collect();
+    console::print(&tables.join("\n"))
 }

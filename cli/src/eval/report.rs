@@ -216,3 +216,8 @@ pub fn json(model: &Loaded, data: &Data, result: &Likelihood, args: &EvalArgs, s
         "version": env!("CARGO_PKG_VERSION"),
     })
 }
+
+/// The document where the likelihood is not wanted.
+pub fn empty(args: &EvalArgs, seconds: f64) -> Value {
+    json!({ "seed": args.seed, "metrics": {}, "seconds": seconds, "version": env!("CARGO_PKG_VERSION") })
+}
