@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use tweedie_checkpoint::{Dtype, Storage};
-use tweedie_denoiser::NetworkGrad;
+use tweedie_checkpoint::{Config, Dtype, Storage};
+use tweedie_denoiser::{NetworkGrad, Params};
 
 use crate::args::{Common, ModelArg};
+use crate::classifier;
 use crate::console;
 use crate::model::{self, Layout};
 
@@ -67,6 +68,39 @@ fn dtype(name: &str) -> Dtype {
     }
 }
 
+/// What is converted: a diffusion model or a classifier.
+struct Source {
+    name: String,
+    class_name: String,
+    network: Value,
+    scheduler: Option<Value>,
+    params: Params,
+}
+
+impl Source {
+    fn open(arg: &ModelArg) -> Result<Self> {
+        let object = |config: (Config, PathBuf)| Value::Object(config.0);
+        if let Some(path) = arg.model.as_deref().filter(|path| classifier::is_classifier(path)) {
+            let model = classifier::open_variant(Some(path), arg.variant.as_deref())?;
+            return Ok(Self {
+                class_name: tweedie_unet::classifier::CLASS.to_owned(),
+                network: Value::Object(model.config()),
+                params: model.network.params().clone(),
+                scheduler: model.scheduler.map(object),
+                name: model.name,
+            });
+        }
+        let model = model::open_network(arg.model.as_deref(), arg.variant.as_deref())?;
+        Ok(Self {
+            network: Value::Object(model.config()),
+            params: model.network.params().clone(),
+            scheduler: model.scheduler.map(object),
+            class_name: model.class_name,
+            name: model.name,
+        })
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -76,25 +110,22 @@ pub fn run(args: &ConvertArgs, common: &Common) -> Result<()> {
     if args.out.exists() {
         return Err(console::usage(format!("--out {} exists already; give a new directory", args.out.display())));
     }
-    let model = model::open_network(args.model.model.as_deref(), args.model.variant.as_deref())?;
+    let Source { name, class_name, network, scheduler, params } = Source::open(&args.model)?;
     let layout = match args.layout {
         Some(LayoutName::Pipeline) => Layout::Pipeline,
         Some(LayoutName::Component) => Layout::Component,
-        None => Layout::usual(&model.class_name, model.scheduler.is_some()),
+        None => Layout::usual(&class_name, scheduler.is_some()),
     };
-    let scheduler = model.scheduler.as_ref().map(|(config, _)| Value::Object(config.clone()));
-    let network = Value::Object(model.config());
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
-    let params = model.network.params();
     let storage = Storage { dtype: args.dtype, max_shard_size: args.max_shard_size };
-    if let Err(e) = model::write(&args.out, layout, &network, scheduler.as_ref(), params, storage) {
+    if let Err(e) = model::write(&args.out, layout, &network, scheduler.as_ref(), &params, storage) {
         // It did not exist before, and half a model is no model.
         std::fs::remove_dir_all(&args.out).ok();
-        return Err(e.context(format!("cannot convert {}", model.name)));
+        return Err(e.context(format!("cannot convert {name}")));
     }
     console::report(
         common,
-        &format!("wrote {}: {} with {} parameters", args.out.display(), model.class_name, params.len()),
+        &format!("wrote {}: {class_name} with {} parameters", args.out.display(), params.len()),
     );
     Ok(())
 }

@@ -6,12 +6,13 @@ use anyhow::{Context, Result};
 use ndarray::Array4;
 use serde_json::{Value, json};
 use tweedie_checkpoint::Config;
-use tweedie_denoiser::{Condition, Network, NetworkGrad};
+use tweedie_denoiser::{Classifier, Condition, DenoiserError, Network, NetworkGrad};
 use tweedie_samplers::{Process, SchedulerSpec};
 use tweedie_schedule::TimestepMapping;
-use tweedie_unet::{Model, Summary};
+use tweedie_unet::{EncoderClassifier, Model, Summary};
 
 use crate::args::{InspectArgs, ProcessArgs};
+use crate::classifier::{self, LoadedClassifier};
 use crate::console;
 use crate::model::{self, Loaded, LoadedNetwork, LoadedOracle};
 use crate::sample::plan::{self, Overrides};
@@ -28,6 +29,9 @@ const MOST_BYTES: u64 = 1 << 30;
 /// # Errors
 /// If the model cannot be opened or run.
 pub fn run(args: &InspectArgs) -> Result<()> {
+    if let Some(path) = args.model.as_deref().filter(|path| classifier::is_classifier(path)) {
+        return inspect_classifier(&classifier::open_variant(Some(path), args.variant.as_deref())?, args.json);
+    }
     let model = model::open_without_weights(args.model.as_deref(), args.variant.as_deref())?;
     let process = ProcessArgs::default();
     let options = Overrides::none(&process);
@@ -48,6 +52,65 @@ fn inspect_oracle(oracle: &LoadedOracle, json: bool) -> Result<()> {
     }
     let labels = if oracle.labels.is_empty() { "no labels".to_owned() } else { format!("labels {:?}", oracle.labels) };
     console::print(&format!("{}: the exact denoiser of a Gaussian mixture, samples {shape:?}, {labels}\n", oracle.name))
+}
+
+fn inspect_classifier(model: &LoadedClassifier, json: bool) -> Result<()> {
+    let network = &model.network;
+    let cost = network.image_shape().map(|shape| classifier_cost(network, shape)).transpose()?;
+    if json {
+        let mut document = json!({
+            "model": model.name,
+            "class": tweedie_unet::classifier::CLASS,
+            "config": model.config(),
+            "parameters": network.params().trainable(),
+            "tensors": network.params().table().len(),
+            "stored_types": model.stored_types,
+            "stored_bytes": model.stored_bytes,
+            "classes": network.classes(),
+            "class_names": model.class_names,
+            "noisy": model.noisy,
+            "test_accuracy": model.accuracy,
+            "features": network.config().features(),
+            "in_channels": network.config().encoder.in_channels,
+            "size_multiple": network.size_multiple(),
+            "scheduler": model.scheduler.as_ref().map(|(_, path)| path.display().to_string()),
+        });
+        if let Some(cost) = &cost {
+            cost.describe(&mut document);
+        }
+        return console::print_json(&document);
+    }
+    let mut text = format!("{} ({})\n\n", model.name, tweedie_unet::classifier::CLASS);
+    if let Some(cost) = &cost {
+        text += &table(&cost.summary);
+        text.push('\n');
+    }
+    let mut line = |name: &str, value: String| text += &format!("{name:<12} {value}\n");
+    let params = network.params();
+    line("parameters", format!("{} in {} tensors", thousands(params.trainable() as u64), params.table().len()));
+    line("weights", format!("{} stored ({})", console::bytes(model.stored_bytes), model.stored_types));
+    line("classes", format!("{} from {} features", network.classes(), network.config().features()));
+    line(
+        "images",
+        match (model.noisy, &model.scheduler) {
+            (false, _) => "clean".to_owned(),
+            (true, Some((_, path))) => format!("with the noise of {}", path.display()),
+            (true, None) => "noisy; there is no scheduler config that tells how".to_owned(),
+        },
+    );
+    let accuracy = model.accuracy.map_or("not recorded".to_owned(), |share| format!("{:.2} %", 100.0 * share));
+    line("accuracy", format!("{accuracy} of the test images{}", if model.noisy { ", at the first step" } else { "" }));
+    if let Some(cost) = &cost {
+        line("operations", format!("{:.3} GFLOP per image", cost.summary.flops() as f64 / 1e9));
+        line("speed", format!("{:.2} ms per image here, one at a time", 1e3 * cost.time.seconds()));
+    }
+    console::print(&text)
+}
+
+fn classifier_cost(network: &EncoderClassifier, [c, h, w]: [usize; 3]) -> Result<Cost> {
+    let x = Array4::zeros((1, c, h, w));
+    let time = Time::Measured(fastest(|| network.classify(x.view(), &[1.0]).map(|_| ()))?);
+    Ok(Cost { summary: network.summary(h, w), size: [h, w], time })
 }
 
 /// What a forward pass of one image costs.
@@ -119,7 +182,11 @@ fn seconds(network: &Model, h: usize, w: usize) -> Result<f64> {
     let labels = network.classes() > 0 && !network.has_null_condition();
     // Not the first label or time: some embeddings take their logarithm.
     let condition = Condition::labels(vec![labels.then(|| network.classes() - 1)]);
-    let pass = || network.predict(x.view(), &[1.0], &condition);
+    Ok(fastest(|| network.predict(x.view(), &[1.0], &condition).map(|_| ()))?)
+}
+
+/// Seconds of the fastest of a few passes.
+fn fastest(pass: impl Fn() -> Result<(), DenoiserError>) -> Result<f64, DenoiserError> {
     // The first pass packs the weights.
     pass()?;
     let (start, mut best) = (Instant::now(), f64::INFINITY);
@@ -139,6 +206,25 @@ impl Cost {
     fn activations(&self) -> [u64; 2] {
         let sizes = self.summary.layers.iter().map(|layer| 4 * layer.output.iter().product::<usize>() as u64);
         [sizes.clone().max().unwrap_or(0), sizes.sum()]
+    }
+
+    /// Adds it to a JSON document.
+    fn describe(&self, document: &mut Value) {
+        let layers = self.summary.layers.iter().map(|layer| {
+            json!({
+                "name": layer.name, "kind": layer.kind, "output": layer.output, "parameters": layer.params,
+                "flops": layer.flops,
+            })
+        });
+        let [largest, all] = self.activations();
+        document["image_size"] = json!(self.size);
+        document["layers"] = layers.collect();
+        document["flops_per_image"] = json!(self.summary.flops());
+        document["largest_activation_bytes"] = json!(largest);
+        document["all_activations_bytes"] = json!(all);
+        document["seconds_per_image"] = json!(self.time.seconds());
+        document["seconds_are_measured"] = json!(matches!(self.time, Time::Measured(_)));
+        document["flops_per_second"] = json!(self.summary.flops() as f64 / self.time.seconds());
     }
 }
 
@@ -163,21 +249,7 @@ fn document(model: &LoadedNetwork, cost: &Option<Cost>, scheduler: &Result<Sched
         "first_timestep": first_timestep(model),
     });
     if let Some(cost) = cost {
-        let layers = cost.summary.layers.iter().map(|layer| {
-            json!({
-                "name": layer.name, "kind": layer.kind, "output": layer.output, "parameters": layer.params,
-                "flops": layer.flops,
-            })
-        });
-        let [largest, all] = cost.activations();
-        document["image_size"] = json!(cost.size);
-        document["layers"] = layers.collect();
-        document["flops_per_image"] = json!(cost.summary.flops());
-        document["largest_activation_bytes"] = json!(largest);
-        document["all_activations_bytes"] = json!(all);
-        document["seconds_per_image"] = json!(cost.time.seconds());
-        document["seconds_are_measured"] = json!(matches!(cost.time, Time::Measured(_)));
-        document["flops_per_second"] = json!(cost.summary.flops() as f64 / cost.time.seconds());
+        cost.describe(&mut document);
     }
     document["scheduler"] = match scheduler {
         Ok(spec) => scheduler_document(model, spec),

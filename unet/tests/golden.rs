@@ -1,4 +1,4 @@
-//! Outputs, parameter gradients and input gradients of both networks against PyTorch and diffusers.
+//! Outputs, parameter gradients and input gradients of all networks against PyTorch and diffusers.
 //!
 //! The files hold f64 results of f32 parameters and inputs, so a difference is the error of this implementation alone.
 
@@ -9,8 +9,8 @@ use std::fmt::Write;
 
 use common::{config, flat, golden, relative_error};
 use ndarray::Array4;
-use tweedie_denoiser::{Condition, Network, NetworkGrad, Role};
-use tweedie_unet::{BookConfig, Model};
+use tweedie_denoiser::{Classified, Classifier, Condition, Network, NetworkGrad, Role};
+use tweedie_unet::{BookConfig, EncoderClassifier, Model};
 
 type Tensors = BTreeMap<String, common::Tensor>;
 
@@ -145,8 +145,8 @@ fn residual_filled(file: &str, fill: impl Fn(&mut Model, &Tensors)) {
 }
 
 /// Parameters out of the numbers u in [-1, 1) that the scripts behind the golden files document, by key and shape.
-fn fill_by_formula(model: &mut Model, value: impl Fn(&str, &[usize], f64) -> f64) {
-    let mut params = model.expected().to_vec();
+fn fill_by_formula(model: &mut dyn NetworkGrad, value: impl Fn(&str, &[usize], f64) -> f64) {
+    let mut params = model.params().table().to_vec();
     params.retain(|p| p.role != Role::Counter);
     params.sort_by(|a, b| a.name.cmp(&b.name));
     for (k, param) in params.iter().enumerate() {
@@ -161,8 +161,8 @@ fn fill_by_formula(model: &mut Model, value: impl Fn(&str, &[usize], f64) -> f64
     }
 }
 
-fn compare_gradients(report: &mut Report, model: &Model, tensors: &Tensors, grads: &[f32]) {
-    for param in model.expected().iter().filter(|p| p.role == Role::Weight) {
+fn compare_gradients(report: &mut Report, model: &dyn NetworkGrad, tensors: &Tensors, grads: &[f32]) {
+    for param in model.params().table().iter().filter(|p| p.role == Role::Weight) {
         let found = &grads[param.range.clone()];
         let expected = |key: &str| {
             let whole = tensors.get(&format!("grad/{key}"));
@@ -192,6 +192,48 @@ fn book(file: &str, base_channels: usize, fill: impl Fn(&mut Model, &Tensors)) {
         assert!(grads[param.range.clone()].iter().all(|&g| g == 0.0), "a buffer has a gradient: {name}");
     }
     report.check(file, 3 + model.expected().len());
+}
+
+fn classifier(file: &str) {
+    let tensors = golden(file);
+    let mut model = EncoderClassifier::from_config(&config(file)).unwrap();
+    let keys: BTreeMap<_, _> = model.expected().iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
+    let stored: BTreeMap<_, _> = tensors
+        .iter()
+        .filter_map(|(name, t)| Some((name.strip_prefix("grad/")?.to_owned(), t.shape.clone())))
+        .collect();
+    assert_eq!(keys, stored, "keys and shapes");
+    fill_by_formula(&mut model, |key, shape, u| match key {
+        "pool.positional_embedding" => 0.5 * u,
+        _ if !key.ends_with(".weight") => 0.1 * u,
+        _ if shape.len() == 1 => 1.0 + 0.25 * u,
+        _ => (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt() * u,
+    });
+    let x = tensors["input"].images();
+    let times: Vec<f64> = tensors["timesteps"].values.iter().map(|&t| f64::from(t)).collect();
+    let labels = Condition::labels(tensors["labels"].values.iter().map(|&y| Some(y as usize)).collect());
+    let cotangent = &tensors["cotangent"];
+    let mut report = Report::default();
+    let Classified { logits, features } = model.classify(x.view(), &times).unwrap();
+    report.compare("logits", logits.as_slice().unwrap(), &tensors["logits"].values);
+    report.compare("features", features.as_slice().unwrap(), &tensors["features"].values);
+    let gradient = model.label_gradient(x.view(), &times, &labels).unwrap();
+    report.compare("label_grad", flat(&gradient), &tensors["label_grad"].values);
+    let mut grads = vec![0.0; model.params().len()];
+    let none = Condition::none(times.len());
+    let cotangent = |z: ndarray::ArrayView4<'_, f32>| Array4::from_shape_vec(z.dim(), cotangent.values.clone()).unwrap();
+    let dx = model.forward_backward(x.view(), &times, &none, &mut |z| cotangent(z), &mut grads).unwrap();
+    report.compare("input_grad", flat(&dx), &tensors["input_grad"].values);
+    compare_gradients(&mut report, &model, &tensors, &grads);
+    report.check(file, 4 + model.expected().len());
+}
+
+#[test]
+fn classifiers() {
+    classifier("classifier_attention");
+    classifier("classifier_clean");
+    classifier("classifier_average");
+    classifier("classifier_features");
 }
 
 #[test]
