@@ -14,6 +14,7 @@ use crate::convert::ConvertArgs;
 use crate::eval::EvalArgs;
 use crate::labels::LabelList;
 use crate::sample::GuidanceArgs;
+use crate::study::StudyArgs;
 use crate::train::{ClassifierArgs, TrainArgs};
 use crate::verify::VerifyArgs;
 
@@ -70,6 +71,8 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Say how likely a model finds data: bits per dimension
     Eval(Box<EvalArgs>),
+    /// Measure what guidance gives and what it costs, and write a report
+    Study(StudyArgs),
     /// Evaluate the identities that diffusion rests on, and print a table
     Verify(VerifyArgs),
     /// Time a model on this machine, forward or in training

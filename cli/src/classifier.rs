@@ -14,12 +14,19 @@ use crate::model;
 /// The name of the bundled classifier in messages and files.
 pub const BUNDLED: &str = "MNIST classifier (bundled)";
 
+/// The name of the bundled classifier of noisy digits.
+pub const BUNDLED_NOISY: &str = "classifier of noisy digits (bundled)";
+
 /// The key of a classifier's config with the share of the test images that it names right; of one of noisy images at the
 /// first step.
 pub const ACCURACY_KEY: &str = "_tweedie_accuracy";
 
 const BUNDLED_CONFIG: &str = include_str!("../assets/classifier/config.json");
 const BUNDLED_WEIGHTS: &[u8] = include_bytes!("../assets/classifier/diffusion_pytorch_model.safetensors");
+
+const NOISY_CONFIG: &str = include_str!("../assets/noisy-classifier/config.json");
+const NOISY_SCHEDULER: &str = include_str!("../assets/noisy-classifier/scheduler_config.json");
+const NOISY_WEIGHTS: &[u8] = include_bytes!("../assets/noisy-classifier/diffusion_pytorch_model.safetensors");
 
 /// A classifier with its weights.
 pub struct LoadedClassifier {
@@ -62,10 +69,25 @@ pub fn open(path: Option<&Path>) -> Result<LoadedClassifier> {
 /// # Errors
 /// As [`open`]; also if there is no such variant.
 pub fn open_variant(path: Option<&Path>, variant: Option<&str>) -> Result<LoadedClassifier> {
-    let (dir, name) = match path {
-        None => (ModelDir::from_memory(BUNDLED, BUNDLED_CONFIG, None, BUNDLED_WEIGHTS)?, BUNDLED.to_owned()),
-        Some(path) => (ModelDir::open_variant(path, variant)?, path.display().to_string()),
-    };
+    match path {
+        None => {
+            let dir = ModelDir::from_memory(BUNDLED, BUNDLED_CONFIG, None, BUNDLED_WEIGHTS)?;
+            from_dir(dir, BUNDLED.to_owned())
+        }
+        Some(path) => from_dir(ModelDir::open_variant(path, variant)?, path.display().to_string()),
+    }
+}
+
+/// The bundled classifier of noisy digits, for the process of the bundled model.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_noisy() -> Result<LoadedClassifier> {
+    let dir = ModelDir::from_memory(BUNDLED_NOISY, NOISY_CONFIG, Some(NOISY_SCHEDULER), NOISY_WEIGHTS)?;
+    from_dir(dir, BUNDLED_NOISY.to_owned())
+}
+
+fn from_dir(dir: ModelDir, name: String) -> Result<LoadedClassifier> {
     if dir.class_name != CLASS {
         bail!(
             "{name} is a {}, and no classifier; give a directory that tweedie train-classifier has written",

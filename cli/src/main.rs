@@ -19,6 +19,7 @@ mod predict;
 mod sample;
 mod schedule;
 mod scheduler;
+mod study;
 mod train;
 mod verify;
 
@@ -52,6 +53,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Schedule(args) => schedule::run(args, common),
         Command::Convert(args) => convert::run(args, common),
         Command::Eval(args) => eval::run(args, common),
+        Command::Study(args) => study::run(args, common),
         Command::Verify(args) => verify::run(args, common),
         Command::Bench(args) => bench::run(args, common),
     }

@@ -2,7 +2,7 @@
 
 mod args;
 mod data;
-mod images;
+pub mod images;
 mod likelihood;
 mod metric;
 mod plot;
@@ -16,7 +16,7 @@ use tweedie_checkpoint::atomic_write;
 use crate::args::Common;
 use crate::{console, model};
 
-pub use args::EvalArgs;
+pub use args::{EvalArgs, SplitName};
 use metric::{Metric, Wanted};
 
 /// Runs the command.

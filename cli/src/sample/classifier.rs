@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use tweedie_denoiser::{Classifier, LevelClassifier, LevelledClassifier, MixtureOracle};
+use anyhow::{Result, bail};
+use tweedie_denoiser::{LevelClassifier, LevelledClassifier, MixtureOracle};
 use tweedie_samplers::{Plan, Process, SchedulerSpec};
 use tweedie_schedule::TimestepMapping;
 
@@ -15,6 +15,8 @@ use crate::scheduler;
 
 /// The name that stands for the exact classifier of an oracle that is drawn.
 const OF_THE_MODEL: &str = "oracle";
+/// The name that stands for the bundled classifier of noisy digits.
+const BUNDLED: &str = "bundled";
 
 /// A classifier that can guide.
 pub struct GuidingClassifier {
@@ -60,6 +62,9 @@ fn open_any(path: &Path, model: &Loaded) -> Result<GuidingClassifier> {
         };
         let kind = Kind::Exact(Box::new(oracle.oracle.clone()));
         return Ok(GuidingClassifier { name: oracle.name.clone(), labels: oracle.labels.clone(), kind });
+    }
+    if path.as_os_str() == BUNDLED {
+        return GuidingClassifier::of_network(classifier::open_noisy()?);
     }
     if classifier::is_classifier(path) {
         return GuidingClassifier::of_network(classifier::open(Some(path))?);

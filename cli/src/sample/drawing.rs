@@ -68,6 +68,11 @@ impl Calls {
         self.each(self.model)
     }
 
+    /// Gradients of the classifier for each image.
+    pub fn gradients_per_image(self) -> f64 {
+        self.each(self.classifier)
+    }
+
     /// All of them for each image, for files.
     pub fn parameters(self) -> Value {
         json!({

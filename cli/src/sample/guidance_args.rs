@@ -40,7 +40,8 @@ pub struct GuidanceArgs {
     /// Scale of --guide: 1 is none
     #[arg(long, value_name = "W", value_parser = finite, requires = "guide")]
     pub guide_scale: Option<f64>,
-    /// A classifier to be guided by: a directory, an oracle's .json, or `oracle` for the exact one of an oracle that is drawn
+    /// A classifier to be guided by: a directory, `bundled` for the bundled one of noisy digits, an oracle's .json, or `oracle` for
+    /// the exact one of an oracle that is drawn
     #[arg(long, value_name = "CLASSIFIER")]
     pub classifier: Option<PathBuf>,
     /// Scale of --classifier: 0 is none, 1 is Bayes' rule for a model without labels [default: 1]

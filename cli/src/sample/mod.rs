@@ -19,6 +19,7 @@ use crate::console;
 use crate::model;
 use crate::picture;
 
+pub use classifier::GuidingClassifier;
 use drawing::{Drawing, Drawn};
 use guidance::Guidance;
 pub use guidance_args::GuidanceArgs;

@@ -149,9 +149,8 @@ fn row(line: &str) -> Result<Row> {
     let number = |i: usize| -> Result<f64> {
         parts[i].parse().with_context(|| format!("\"{}\" is no number; remove the line", parts[i]))
     };
-    let figure = |i: usize| -> Result<Figure> {
-        Ok(Figure { value: number(i)?, low: number(i + 1)?, high: number(i + 2)? })
-    };
+    let figure =
+        |i: usize| -> Result<Figure> { Ok(Figure { value: number(i)?, low: number(i + 1)?, high: number(i + 2)? }) };
     let whole = |i: usize| -> Result<usize> {
         parts[i].parse().with_context(|| format!("\"{}\" is no whole number; remove the line", parts[i]))
     };

@@ -105,7 +105,10 @@ fn panels(
                 points: rows.iter().map(|row| (place(row), figure(row))).collect(),
             })
             .collect(),
-        levels: baseline.map(|all| Level { name: "real images".to_owned(), value: real(all).value }).into_iter().collect(),
+        levels: baseline
+            .map(|all| Level { name: "real images".to_owned(), value: real(all).value })
+            .into_iter()
+            .collect(),
     };
     PLOTTED.iter().map(panel).collect()
 }
@@ -239,14 +242,7 @@ fn by_calls(text: &mut String, facts: &Facts, rows: &[Row]) {
     );
     header(text, "sampler | steps | network calls");
     for row in groups.iter().flat_map(|(_, rows)| rows) {
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {} |",
-            row.cell.sampler,
-            row.cell.steps,
-            row.calls,
-            figures(row)
-        );
+        let _ = writeln!(text, "| {} | {} | {} | {} |", row.cell.sampler, row.cell.steps, row.calls, figures(row));
     }
 }
 
@@ -257,7 +253,8 @@ fn grids(text: &mut String, facts: &Facts) {
     let _ = writeln!(text, "\n## Samples\n\nThe same noise in every picture.");
     for (cell, name) in &facts.grids {
         let (kind, Cell { scale, sampler, steps, .. }) = (capitalised(cell.kind.title()), cell);
-        let _ = writeln!(text, "\n{kind}, gamma {scale} ({sampler}, {steps} steps):\n\n![{kind}, gamma {scale}]({name})");
+        let _ =
+            writeln!(text, "\n{kind}, gamma {scale} ({sampler}, {steps} steps):\n\n![{kind}, gamma {scale}]({name})");
     }
 }
 
@@ -316,7 +313,10 @@ mod tests {
         }
         let at = |needle: &str| text.find(needle).unwrap_or_else(|| panic!("{needle} in {text}"));
         assert!(at("| 0 | 25 | 0 |") < at("| 2 | 50 | 0 |") && at("| 2 | 50 | 0 |") < at("| 4 | 50 | 0 |"));
-        assert!(at("| ddim | 10 | 20 |") < at("| ddim | 50 | 100 |") && at("| ddim | 50 | 100 |") < at("| heun | 10 | 20 |"));
+        assert!(
+            at("| ddim | 10 | 20 |") < at("| ddim | 50 | 100 |")
+                && at("| ddim | 50 | 100 |") < at("| heun | 10 | 20 |")
+        );
         // Of 0, 2 and 4, the example's distance is least at 2.
         assert!(text.contains("The smallest FID, 3.25, is that of gamma 2"));
         assert!(text.contains("grid.png") && text.contains("a noisy classifier"));

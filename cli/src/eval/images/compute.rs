@@ -37,6 +37,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The usual ones, but for the resamples of the Fréchet distance.
+    pub fn usual(resamples: usize, seed: u64) -> Self {
+        Self { resamples, ..Self::new(&ImageArgs::default(), seed) }
+    }
+
     /// What the options say.
     pub fn new(args: &ImageArgs, seed: u64) -> Self {
         let or = |given: Option<std::num::NonZeroUsize>, default| given.map_or(default, Into::into);

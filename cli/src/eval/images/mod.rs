@@ -13,12 +13,13 @@ use anyhow::{Context, Result};
 use tweedie_data::{Dataset, Range, Split, permutation};
 
 use super::args::EvalArgs;
-use super::metric::{Metric, Wanted};
+pub use super::metric::Metric;
+use super::metric::Wanted;
 use crate::args::Common;
 use crate::classifier;
 use crate::console::usage;
-use compute::{Figure, Settings, figures};
-use extract::{Extracted, Extractor};
+pub use compute::{Figure, Settings, figures};
+pub use extract::{Extracted, Extractor};
 use source::Samples;
 
 /// Fewer images than this are told to give no more than a hint of a distance.
@@ -202,7 +203,7 @@ fn open_data(args: &EvalArgs, shape: [usize; 3], split: Split, common: &Common) 
 }
 
 /// `count` of `available` images, at random unless they are all.
-fn chosen(available: usize, count: usize, seed: u64) -> Vec<usize> {
+pub fn chosen(available: usize, count: usize, seed: u64) -> Vec<usize> {
     if count >= available {
         return (0..available).collect();
     }
