@@ -26,7 +26,7 @@ fn save<T: WritableElement, D: Dimension>(bench: &Bench, name: &str, array: &Arr
 fn save_tensors(bench: &Bench, name: &str, tensors: &[(&str, &Array<f32, ndarray::IxDyn>)], labels: Option<&[i64]>) {
     let values: Vec<Vec<f32>> = tensors.iter().map(|(_, array)| array.iter().copied().collect()).collect();
     let mut all: Vec<Tensor<'_>> =
-        tensors.iter().zip(&values).map(|((name, array), values)| Tensor::f32(*name, array.shape(), values)).collect();
+        tensors.iter().zip(&values).map(|((name, array), values)| Tensor::f32(name, array.shape(), values)).collect();
     let shape = [labels.map_or(0, <[i64]>::len)];
     if let Some(labels) = labels {
         all.push(Tensor::i64("labels", &shape, labels));

@@ -113,7 +113,7 @@ impl<C: Classifier> LevelledClassifier<C> {
 impl<C: Classifier> LevelClassifier for LevelledClassifier<C> {
     /// With `a x_t` for the input of the network, the gradient with respect to `x_t` is `a` times that of the network.
     ///
-    /// Verified by `a_classifier_is_asked_at_the_number_of_its_level`.
+    /// FORMULAS 5.3. Verified by `a_classifier_is_asked_at_the_number_of_its_level`.
     fn label_gradient(
         &self,
         x: ArrayView4<'_, f64>,

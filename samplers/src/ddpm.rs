@@ -24,7 +24,7 @@ const LEAST: f64 = 1e-20;
 ///
 /// $$ x_{t-1} = \tilde\mu(x_t, \hat x_0) + \sigma_q z $$
 ///
-/// Verified by `ddpm_draws_gaussian_data`. Verified by `a_learned_variance_is_interpolated_for_every_value`.
+/// FORMULAS 2.5, 5.3. Verified by `ddpm_draws_gaussian_data`. Verified by `a_learned_variance_is_interpolated_for_every_value`.
 /// Verified by `ddim_with_eta_1_is_ddpm`. Verified by `a_tilt_moves_the_mean_by_the_variance`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Ddpm {
