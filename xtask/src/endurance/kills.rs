@@ -1,6 +1,6 @@
 //! A run with many kills, and the same run without one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -91,21 +91,15 @@ pub(super) fn survive(
 struct Tally {
     early: u64,
     steps: Vec<u64>,
-    /// Kills that found a file half written, by its name.
-    writing: BTreeMap<String, u64>,
-    left: u64,
+    /// Every temporary file that was found; one that outlives several kills counts once.
+    left: BTreeSet<String>,
 }
 
 impl Tally {
     fn add(&mut self, early: bool, step: u64, left: &[String]) {
         self.early += u64::from(early);
         self.steps.push(step);
-        self.left += left.len() as u64;
-        for name in left {
-            // `.NAME.tweedie-XXXXXX.tmp`
-            let name = name.trim_start_matches('.').split(".tweedie-").next().unwrap_or(name);
-            *self.writing.entry(name.to_owned()).or_default() += 1;
-        }
+        self.left.extend(left.iter().cloned());
     }
 }
 
@@ -119,8 +113,14 @@ impl std::fmt::Display for Tally {
             self.early,
             steps.join(" ")
         )?;
-        let writing: Vec<_> = self.writing.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        let writing = if writing.is_empty() { String::new() } else { format!(" ({})", writing.join(", ")) };
-        write!(f, "; {} half-written temporary files found{writing}, none left", self.left)
+        let mut targets = BTreeMap::<&str, usize>::new();
+        for name in &self.left {
+            // `.NAME.tweedie-XXXXXX.tmp`
+            let target = name.trim_start_matches('.').split(".tweedie-").next().unwrap_or(name);
+            *targets.entry(target).or_default() += 1;
+        }
+        let targets: Vec<_> = targets.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let targets = if targets.is_empty() { String::new() } else { format!(" ({})", targets.join(", ")) };
+        write!(f, "; {} half-written temporary files found{targets}, none left", self.left.len())
     }
 }
