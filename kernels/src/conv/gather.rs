@@ -205,11 +205,13 @@ impl Block<'_> {
         // SAFETY: as above; the rows and columns of this block are written by no other task.
         let mut acc = unsafe { begin::<S, MR, NV>(s, slice.start, first_output, &place) };
         for t in slice.taps.clone() {
-            let sources: [*const f32; MR] = std::array::from_fn(|i| {
+            // A loop, because the closure of `from_fn` is not always inlined.
+            let mut sources = [self.zeros.as_ptr(); MR];
+            for (i, source) in sources.iter_mut().enumerate() {
                 let at = self.sources[t * BLOCK_ROWS + row + i.min(count - 1)];
                 let pixel = if at == OUTSIDE { self.zeros } else { &self.gather.x[at..at + channels] };
-                pixel[depth.clone()].as_ptr()
-            });
+                *source = pixel[depth.clone()].as_ptr();
+            }
             let filter = &slice.filter[(panels.tap(self.taps[t]) * channels + depth.start) * width..];
             let filter = &filter[..depth.len() * width];
             // SAFETY: each source is a slice of `depth.len()` floats, and the filter holds as many rows of `width`.

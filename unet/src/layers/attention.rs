@@ -111,25 +111,24 @@ impl Attention {
             );
         }
         drop((lse, o, v, k, q, d_o));
+        let others = [(&self.to_k, &dk), (&self.to_v, &dv)];
         // Without a normalisation the projections read `x` itself, whose gradient `dy` already carries the residual.
         match &self.group_norm {
             None => {
-                self.project_backward(p, &a, [&dq, &dk, &dv], &mut dy, grads);
+                for (linear, d) in [(&self.to_q, &dq)].into_iter().chain(others) {
+                    linear.backward(p, &a, d, &mut dy, grads);
+                }
             }
             Some(norm) => {
-                let mut da = p.pool.zeros_like(&a);
-                self.project_backward(p, &a, [&dq, &dk, &dv], &mut da, grads);
+                let mut da = self.to_q.backward_new(p, &a, &dq, grads);
+                for (linear, d) in others {
+                    linear.backward(p, &a, d, &mut da, grads);
+                }
                 let stats = tape.pop();
                 norm.backward(p, (&x, &stats), None, Gradient::Added { dy: &da, dx: &mut dy }, None, grads);
             }
         }
         dy
-    }
-
-    fn project_backward(&self, p: &Pass<'_>, a: &Tensor, d: [&Tensor; 3], da: &mut Tensor, grads: &mut [f32]) {
-        for (linear, d) in [&self.to_q, &self.to_k, &self.to_v].into_iter().zip(d) {
-            linear.backward(p, a, d, da, grads);
-        }
     }
 
     pub fn describe(&self, s: &mut Summary, size @ [h, w]: [usize; 2]) {

@@ -91,11 +91,31 @@ impl Conv {
 
     /// [`Conv::forward`] of `n` images of `h` by `w` pixels whose channels are joined from `parts`.
     pub fn forward_joined(&self, p: &Pass<'_>, [n, h, w]: [usize; 3], parts: &[Part<'_>]) -> Tensor {
+        self.forward_biased(p, [n, h, w], parts, self.bias(p))
+    }
+
+    fn bias<'a>(&self, p: &Pass<'a>) -> Option<&'a [f32]> {
+        self.bias.as_ref().map(|bias| &p.values[bias.clone()])
+    }
+
+    fn forward_biased(&self, p: &Pass<'_>, [n, h, w]: [usize; 3], parts: &[Part<'_>], bias: Option<&[f32]>) -> Tensor {
         let d = self.dims(n, h, w);
         let mut y = p.pool.tensor([n, d.out_h(), d.out_w(), self.c_out]);
-        let target = Target::overwrite(&mut y.data, self.c_out);
-        let bias = self.bias.as_ref().map(|bias| &p.values[bias.clone()]);
-        conv::forward_joined(&d, parts, &p.filters[self.filter], bias, target);
+        conv::forward_joined(&d, parts, &p.filters[self.filter], bias, Target::overwrite(&mut y.data, self.c_out));
+        y
+    }
+
+    /// `self * x + other * z`, where the second is added while it is stored.
+    pub fn forward_sum(&self, p: &Pass<'_>, x: &Tensor, other: &Self, z: &Tensor) -> Tensor {
+        let biases: Vec<f32> = match (self.bias(p), other.bias(p)) {
+            (Some(a), Some(b)) => a.iter().zip(b).map(|(a, b)| a + b).collect(),
+            (one, another) => one.or(another).map_or_else(|| vec![0.0; self.c_out], <[f32]>::to_vec),
+        };
+        let mut y = self.forward_biased(p, [x.n, x.h, x.w], &[Part::plain(&x.data, x.c)], Some(&biases));
+        let d = other.dims(z.n, z.h, z.w);
+        assert_eq!(y.shape(), [z.n, d.out_h(), d.out_w(), other.c_out], "adding convolutions of different shapes");
+        let target = Target::accumulate(&mut y.data, other.c_out);
+        conv::forward_joined(&d, &[Part::plain(&z.data, z.c)], &p.filters[other.filter], None, target);
         y
     }
 

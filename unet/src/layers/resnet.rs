@@ -164,14 +164,17 @@ impl Resnet {
         let mut a2 = self.norm2.forward(p, &h, e, tape);
         tape.push(h);
         self.drop_elements(p, &mut a2);
-        let mut y = self.conv2.forward(p, &a2);
-        drop(a2);
         let resized = self.shape.rescaling.map(|rescaling| rescaling.forward(p, &x));
         let source = resized.as_ref().unwrap_or(&x);
-        match &self.conv_shortcut {
-            Some(conv) => y.add(&conv.forward(p, source)),
-            None => y.add(source),
-        }
+        let mut y = match &self.conv_shortcut {
+            Some(conv) => conv.forward_sum(p, source, &self.conv2, &a2),
+            None => {
+                let mut y = self.conv2.forward(p, &a2);
+                y.add(source);
+                y
+            }
+        };
+        drop(a2);
         y.scale(1.0 / self.shape.output_scale);
         tape.push(x);
         tape.push(e.clone());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tweedie_kernels::channels::ChannelSlice;
 use tweedie_kernels::resample::{self, Resample, ResampleDims};
 use tweedie_kernels::rescale::{self, Edge, Rescale, RescaleDims};
 
@@ -60,12 +61,18 @@ impl Rescaling {
 
     /// The gradient of an input of the given shape.
     pub fn backward(self, p: &Pass<'_>, dy: &Tensor, shape: [usize; 4]) -> Tensor {
-        let mut dx = p.pool.zeros_of(shape);
         match self.kernel(shape) {
-            Kernel::Resample(d) => resample::backward(&d, Resample::Nearest, &dy.data, &mut dx.data),
-            Kernel::Rescale(d) => rescale::backward(&d, &dy.data, &mut dx.data),
+            Kernel::Resample(d) => {
+                let mut dx = p.pool.tensor(shape);
+                resample::backward_into(&d, Resample::Nearest, ChannelSlice::all(&dy.data, d.c), &mut dx.data);
+                dx
+            }
+            Kernel::Rescale(d) => {
+                let mut dx = p.pool.zeros_of(shape);
+                rescale::backward(&d, &dy.data, &mut dx.data);
+                dx
+            }
         }
-        dx
     }
 }
 
