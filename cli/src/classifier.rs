@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tweedie_checkpoint::{Config, ModelDir, check_keys, read_config};
 use tweedie_data::Range;
-use tweedie_unet::classifier::{CLASS, Time};
 use tweedie_unet::EncoderClassifier;
+use tweedie_unet::classifier::{CLASS, Time};
 
 use crate::model;
 
@@ -99,7 +99,9 @@ fn accuracy(config: &Config) -> Result<Option<f64>> {
         None => Ok(None),
         Some(value) => match value.as_f64().filter(|share| (0.0..=1.0).contains(share)) {
             Some(share) => Ok(Some(share)),
-            None => bail!("the key {ACCURACY_KEY} should be a number from 0 to 1, found {value}; correct it or remove it"),
+            None => {
+                bail!("the key {ACCURACY_KEY} should be a number from 0 to 1, found {value}; correct it or remove it")
+            }
         },
     }
 }

@@ -123,9 +123,6 @@ pub fn run(args: &ConvertArgs, common: &Common) -> Result<()> {
         std::fs::remove_dir_all(&args.out).ok();
         return Err(e.context(format!("cannot convert {name}")));
     }
-    console::report(
-        common,
-        &format!("wrote {}: {class_name} with {} parameters", args.out.display(), params.len()),
-    );
+    console::report(common, &format!("wrote {}: {class_name} with {} parameters", args.out.display(), params.len()));
     Ok(())
 }

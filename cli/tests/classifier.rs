@@ -32,7 +32,8 @@ fn bench() -> Bench {
     let noise = "[train.noise]\nschedule = \"cosine\"\ntrain_steps = 50";
     std::fs::write(bench.path("noisy.toml"), options(noise, "")).unwrap();
     let clean = "step_sampling = \"clean\"\nema_decay = 0.9";
-    std::fs::write(bench.path("clean.toml"), options(clean, "time = \"none\"\npool = \"average\"\nhead_dropout = 0.1")).unwrap();
+    std::fs::write(bench.path("clean.toml"), options(clean, "time = \"none\"\npool = \"average\"\nhead_dropout = 0.1"))
+        .unwrap();
     bench
 }
 
@@ -43,9 +44,12 @@ fn lines(bench: &Bench, file: &str) -> Vec<String> {
 #[test]
 fn a_noisy_run_leaves_a_classifier_its_process_and_its_accuracy() {
     let bench = bench();
-    let done = bench.run("train-classifier --config noisy.toml --out run --epochs 2 --augment shift --label-smoothing 0.1");
+    let done =
+        bench.run("train-classifier --config noisy.toml --out run --epochs 2 --augment shift --label-smoothing 0.1");
     assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{}", done.stderr);
-    for part in ["EncoderClassifier", "epoch 2", "test accuracy", "at t = 37", "done: 6 steps", "train-classifier --out run"] {
+    for part in
+        ["EncoderClassifier", "epoch 2", "test accuracy", "at t = 37", "done: 6 steps", "train-classifier --out run"]
+    {
         assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
     }
     let accuracy = lines(&bench, "run/accuracy.csv");
@@ -55,9 +59,15 @@ fn a_noisy_run_leaves_a_classifier_its_process_and_its_accuracy() {
     let first: f64 = accuracy[2].split(',').nth(3).unwrap().parse().unwrap();
     assert_eq!((config["num_classes"].as_u64(), config["_tweedie_accuracy"].as_f64()), (Some(3), Some(first)));
     let scheduler = read_config(bench.path("run/scheduler_config.json")).unwrap();
-    assert_eq!((scheduler["num_train_timesteps"].as_u64(), scheduler["beta_schedule"].as_str()), (Some(50), Some("squaredcos_cap_v2")));
+    assert_eq!(
+        (scheduler["num_train_timesteps"].as_u64(), scheduler["beta_schedule"].as_str()),
+        (Some(50), Some("squaredcos_cap_v2"))
+    );
     let options = String::from_utf8(bench.bytes("run/train.toml")).unwrap();
-    assert!(options.contains("label_smoothing = 0.1") && options.contains("[train.augment.shift]\npixels = 2"), "{options}");
+    assert!(
+        options.contains("label_smoothing = 0.1") && options.contains("[train.augment.shift]\npixels = 2"),
+        "{options}"
+    );
     assert!(bench.path("run/loss.svg").is_file() && !bench.path("run/samples").exists());
 
     let text = bench.succeed("inspect run");
@@ -82,9 +92,10 @@ fn a_noisy_run_leaves_a_classifier_its_process_and_its_accuracy() {
 #[test]
 fn a_resumed_run_has_the_bits_of_one_that_never_stopped() {
     let bench = bench();
-    for (config, augment, header) in
-        [("noisy.toml", "flip", "step,epoch,images,t1,t5,t12,t25,t37"), ("clean.toml", "affine", "step,epoch,images,clean")]
-    {
+    for (config, augment, header) in [
+        ("noisy.toml", "flip", "step,epoch,images,t1,t5,t12,t25,t37"),
+        ("clean.toml", "affine", "step,epoch,images,clean"),
+    ] {
         let name = config.replace(".toml", "");
         let run = |out: &str, rest: &str| {
             let done = bench.run(&format!("train-classifier --out {name}-{out} {rest}"));
@@ -100,9 +111,12 @@ fn a_resumed_run_has_the_bits_of_one_that_never_stopped() {
             assert_eq!(file("straight", same), file("parts", same), "{same}");
         }
         assert_eq!(bench.path(&format!("{name}-parts/scheduler_config.json")).exists(), name == "noisy");
-        let (straight, parts) =
-            (lines(&bench, &format!("{name}-straight/accuracy.csv")), lines(&bench, &format!("{name}-parts/accuracy.csv")));
-        let steps = |rows: &[String]| rows[1..].iter().map(|r| r.split(',').next().unwrap().to_owned()).collect::<Vec<_>>();
+        let (straight, parts) = (
+            lines(&bench, &format!("{name}-straight/accuracy.csv")),
+            lines(&bench, &format!("{name}-parts/accuracy.csv")),
+        );
+        let steps =
+            |rows: &[String]| rows[1..].iter().map(|r| r.split(',').next().unwrap().to_owned()).collect::<Vec<_>>();
         assert_eq!((straight[0].as_str(), steps(&straight)), (header, ["3", "6", "7"].map(String::from).to_vec()));
         assert_eq!(steps(&parts), ["3", "4", "6", "7"]);
         assert!(straight[1..].iter().all(|row| parts.contains(row)));

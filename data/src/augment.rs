@@ -24,7 +24,8 @@ pub fn flips(seed: u64, step: u64, count: usize) -> Vec<bool> {
 
 fn generator(seed: u64, domain: [u8; 8], step: u64, place: u64) -> ChaCha8Rng {
     let mut key = [0u8; 32];
-    for (part, bytes) in key.chunks_exact_mut(8).zip([seed.to_le_bytes(), domain, step.to_le_bytes(), place.to_le_bytes()])
+    for (part, bytes) in
+        key.chunks_exact_mut(8).zip([seed.to_le_bytes(), domain, step.to_le_bytes(), place.to_le_bytes()])
     {
         part.copy_from_slice(&bytes);
     }
@@ -87,7 +88,8 @@ impl Affine {
         let (sin, cos) = angle.sin_cos();
         // Scaled, then sheared, then turned; the way back from the new image to the old one is in the other direction.
         let unturned = [[cos, sin], [-sin, cos]];
-        let unsheared = [unturned[0], [unturned[1][0] - shear * unturned[0][0], unturned[1][1] - shear * unturned[0][1]]];
+        let unsheared =
+            [unturned[0], [unturned[1][0] - shear * unturned[0][0], unturned[1][1] - shear * unturned[0][1]]];
         let matrix = [unsheared[0].map(|m| m / sy), unsheared[1].map(|m| m / sx)];
         Placement { matrix, shift }
     }
@@ -176,7 +178,10 @@ mod tests {
         let mut moved = old.clone();
         shifted(&mut moved.view_mut(), [2, -1], -1.0);
         assert_eq!(place(IDENTITY, [2.0, -1.0], &old), moved);
-        assert_eq!((moved[[2, 0]], moved[[5, 3]], moved[[1, 1]], moved[[3, 4]]), (old[[0, 1]], old[[3, 4]], -1.0, -1.0));
+        assert_eq!(
+            (moved[[2, 0]], moved[[5, 3]], moved[[1, 1]], moved[[3, 4]]),
+            (old[[0, 1]], old[[3, 4]], -1.0, -1.0)
+        );
         let square = plane(5, 5);
         let turned = place([[0.0, 1.0], [-1.0, 0.0]], [0.0, 0.0], &square);
         assert_eq!(turned, Array2::from_shape_fn((5, 5), |(i, j)| square[[j, 4 - i]]));

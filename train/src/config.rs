@@ -188,9 +188,7 @@ impl AugmentConfig {
             Self::None => Augment::None,
             Self::Flip => Augment::Flip,
             Self::Shift { pixels } => Augment::Shift { pixels },
-            Self::Affine { rotation, scale, shear, shift } => {
-                Augment::Affine(Affine { rotation, scale, shear, shift })
-            }
+            Self::Affine { rotation, scale, shear, shift } => Augment::Affine(Affine { rotation, scale, shear, shift }),
         }
     }
 

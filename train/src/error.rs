@@ -51,9 +51,7 @@ pub enum TrainError {
         value: f32,
     },
     /// The network's output has another shape than the target.
-    #[error(
-        "step {step}: the network's output should have the shape {expected:?}, found {found:?}; {remedy}"
-    )]
+    #[error("step {step}: the network's output should have the shape {expected:?}, found {found:?}; {remedy}")]
     OutputShape {
         /// The step, counted from 1.
         step: u64,

@@ -149,8 +149,7 @@ impl<'a> Trainer<'a> {
         config.validate()?;
         let conditional = check_labels(&*net, data, &config)?;
         let flip = if config.flip { Augment::Flip } else { Augment::None };
-        let draws =
-            Draws::new(data, config.batch, config.seed, config.range, flip).then(config.augment.augment());
+        let draws = Draws::new(data, config.batch, config.seed, config.range, flip).then(config.augment.augment());
         let config = config.resolved(draws.per_epoch())?;
         let objective = config.objective()?;
         let importance =

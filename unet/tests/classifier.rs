@@ -149,8 +149,7 @@ fn label_gradients_cancel_over_the_classes() {
         let mut sum = vec![0.0; x.len()];
         let mut size = 0.0;
         for y in 0..CLASSES {
-            let gradient =
-                network.label_gradient(x.view(), &times, &Condition::labels(vec![Some(y); 4])).unwrap();
+            let gradient = network.label_gradient(x.view(), &times, &Condition::labels(vec![Some(y); 4])).unwrap();
             size += flat::norm(flat(&gradient));
             for ((sum, gradient), log_p) in
                 sum.chunks_mut(x.len() / 4).zip(flat(&gradient).chunks(x.len() / 4)).zip(&log_p)

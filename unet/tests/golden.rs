@@ -221,7 +221,8 @@ fn classifier(file: &str) {
     report.compare("label_grad", flat(&gradient), &tensors["label_grad"].values);
     let mut grads = vec![0.0; model.params().len()];
     let none = Condition::none(times.len());
-    let cotangent = |z: ndarray::ArrayView4<'_, f32>| Array4::from_shape_vec(z.dim(), cotangent.values.clone()).unwrap();
+    let cotangent =
+        |z: ndarray::ArrayView4<'_, f32>| Array4::from_shape_vec(z.dim(), cotangent.values.clone()).unwrap();
     let dx = model.forward_backward(x.view(), &times, &none, &mut |z| cotangent(z), &mut grads).unwrap();
     report.compare("input_grad", flat(&dx), &tensors["input_grad"].values);
     compare_gradients(&mut report, &model, &tensors, &grads);

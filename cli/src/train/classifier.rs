@@ -87,14 +87,10 @@ impl RunConfig {
         };
         let (train, network) = match name {
             "mnist-noisy" => (
-                TrainConfig {
-                    length: RunLength::Epochs(6),
-                    augment: AugmentConfig::Shift { pixels: 2 },
-                    ..train
-                },
+                TrainConfig { length: RunLength::Epochs(6), augment: AugmentConfig::Shift { pixels: 2 }, ..train },
                 network(json!({
                     "_class_name": CLASS,
-                    "block_out_channels": [16, 32, 96],
+                    "block_out_channels": [16, 48, 96],
                     "down_block_types": ["DownBlock2D", "DownBlock2D", "DownBlock2D"],
                     "layers_per_block": 1,
                     "mid_block_type": null,
@@ -106,21 +102,21 @@ impl RunConfig {
             ),
             "mnist-clean" => (
                 TrainConfig {
-                    length: RunLength::Epochs(4),
+                    length: RunLength::Epochs(6),
                     step_sampling: StepSampling::Clean,
                     augment: AugmentConfig::from_name("affine").unwrap_or_default(),
                     ..train
                 },
                 network(json!({
                     "_class_name": CLASS,
-                    "block_out_channels": [16, 32, 96],
+                    "block_out_channels": [16, 48, 128],
                     "down_block_types": ["DownBlock2D", "DownBlock2D", "DownBlock2D"],
                     "layers_per_block": 1,
                     "mid_block_type": null,
                     "norm_num_groups": 8,
                     "pool": "average",
                     "time": "none",
-                    "head_dropout": 0.1,
+                    "head_dropout": 0.2,
                 })),
             ),
             _ => return None,

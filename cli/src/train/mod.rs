@@ -358,9 +358,10 @@ fn closing(trainer: &Trainer<'_>, end: RunEnd, files: &Files<'_>, root: &str) ->
                 Kind::Denoiser => format!("draw:      tweedie sample --model {root}"),
                 Kind::Classifier => format!("look:      tweedie inspect {root}"),
             };
-            let accuracy = files.accuracy.as_ref().and_then(|accuracy| {
-                accuracy.at(steps).map(|row| format!(", {}", accuracy.describe(row)))
-            });
+            let accuracy = files
+                .accuracy
+                .as_ref()
+                .and_then(|accuracy| accuracy.at(steps).map(|row| format!(", {}", accuracy.describe(row))));
             format!(
                 "done: {steps} steps in {time}{loss}{}\n  {use_it}\n  train on:  {command} --out {root} --resume --epochs {}",
                 accuracy.unwrap_or_default(),

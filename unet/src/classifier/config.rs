@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::CLASS;
 use crate::UnetError;
 use crate::json::{LARGEST, Reader};
-use crate::residual::{self, Block, EncoderPlan, Timed, TimeScaleShift};
+use crate::residual::{self, Block, EncoderPlan, TimeScaleShift, Timed};
 
 /// Whether the classifier sees the time: `time`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,12 @@ impl Config {
                 &[(json!("attention"), Pooling::Attention), (json!("average"), Pooling::Average)],
             )?,
             classes: r.integer("num_classes", 0, 1)?,
-            head_dropout: r.number("head_dropout", 0.0, |x| (0.0..1.0).contains(&x), "a number from 0 to less than 1")?,
+            head_dropout: r.number(
+                "head_dropout",
+                0.0,
+                |x| (0.0..1.0).contains(&x),
+                "a number from 0 to less than 1",
+            )?,
         };
         if config.classes == 0 {
             return Err(r.refuse("num_classes", format!("a whole number from 1 to {LARGEST}")));
@@ -155,7 +160,8 @@ impl Config {
         }
         if self.encoder.time_scale_shift == TimeScaleShift::ScaleShift {
             return refuse(
-                "`resnet_time_scale_shift` \"scale_shift\" needs a time, and `time` is \"none\"; choose \"default\"".to_owned(),
+                "`resnet_time_scale_shift` \"scale_shift\" needs a time, and `time` is \"none\"; choose \"default\""
+                    .to_owned(),
             );
         }
         if self.encoder.down_blocks.contains(&Block::KDiffusion) {

@@ -66,14 +66,7 @@ impl PoolLayer {
     }
 
     /// The gradient of the input, which had `shape`.
-    pub fn backward(
-        &self,
-        p: &Pass<'_>,
-        tape: &mut Tape,
-        dy: Tensor,
-        shape: [usize; 4],
-        grads: &mut [f32],
-    ) -> Tensor {
+    pub fn backward(&self, p: &Pass<'_>, tape: &mut Tape, dy: Tensor, shape: [usize; 4], grads: &mut [f32]) -> Tensor {
         match self {
             Self::Average => {
                 let mut dx = p.pool.zeros_of(shape);

@@ -26,7 +26,6 @@ pub use config::{
 pub(crate) use encoder::{Encoder, Timed};
 pub(crate) use plan::EncoderPlan;
 
-
 use ndarray::{Array4, ArrayView4};
 use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, ParamTable, Params};
 use tweedie_kernels::act::Act;

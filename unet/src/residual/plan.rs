@@ -251,7 +251,12 @@ impl Config {
         Ok(Some(self.heads(c, Some(groups), output_scale)?))
     }
 
-    pub(crate) fn heads(&self, c: usize, groups: Option<usize>, output_scale: f32) -> Result<AttentionShape, UnetError> {
+    pub(crate) fn heads(
+        &self,
+        c: usize,
+        groups: Option<usize>,
+        output_scale: f32,
+    ) -> Result<AttentionShape, UnetError> {
         let width = self.attention_head_dim.unwrap_or(c);
         match c.checked_div(width) {
             Some(heads) if heads > 0 => Ok(AttentionShape { c, heads, width, groups, output_scale }),
