@@ -1,7 +1,7 @@
 //! The batches of a run: mirrored by seed and step, and the same whether they are drawn ahead or not.
 
 use proptest::prelude::*;
-use tweedie_data::{Augment, Batch, Dataset, Draws, Range, flips};
+use tweedie_data::{Affine, Augment, Batch, Dataset, Draws, Range, flips};
 
 fn data() -> Dataset {
     let pixels = (0..10 * 2 * 3 * 5).map(|i| (i * 37 % 256) as u8).collect();
@@ -42,6 +42,59 @@ fn mirrored_images_are_those_of_the_plain_batch() {
         }
     }
     assert!(seen[0] > 20 && seen[1] > 20, "{seen:?}");
+}
+
+#[test]
+fn shifts_move_whole_images_by_all_distances_alike() {
+    let (side, pixels) = (9, 2i64);
+    let white = (0..81).map(|i| if i == 40 { 255 } else { 0 }).collect();
+    let data = Dataset::new("dot", [1, side, side], white, None).unwrap();
+    let mut draws = Draws::new(&data, 1, 5, Range::MinusOneOne, Augment::Shift { pixels: 2 });
+    let mut seen = [[0; 5]; 5];
+    for step in 0..2500 {
+        let images = draws.at(step).unwrap().batch.images;
+        assert!(images.iter().filter(|v| **v == -1.0).count() == 80, "all but one pixel are black");
+        let at = images.iter().position(|v| *v == 1.0).unwrap() as i64;
+        seen[(at / 9 - 4 + pixels) as usize][(at % 9 - 4 + pixels) as usize] += 1;
+    }
+    // 100 are expected, with a standard deviation of 10.
+    assert!(seen.iter().flatten().all(|count| (50..150).contains(count)), "{seen:?}");
+}
+
+#[test]
+fn an_augmented_image_depends_on_its_place_and_step_alone() {
+    let data = data();
+    let affine = Augment::Affine(Affine { rotation: 40.0, ..Affine::default() });
+    let none = Affine { rotation: 0.0, scale: 0.0, shear: 0.0, shift: 0.0 };
+    for augment in [Augment::Shift { pixels: 1 }, affine] {
+        let mut plain = Draws::new(&data, 4, 5, Range::ZeroOne, Augment::None);
+        let mut draws = Draws::new(&data, 4, 5, Range::ZeroOne, augment);
+        let first = draws.at(0).unwrap();
+        let (mut same, mut alone) = (plain.at(0).unwrap().batch, plain.at(0).unwrap().batch);
+        augment.apply(&mut same, 5, 0, Range::ZeroOne);
+        assert_eq!(same, first.batch);
+        alone.images = alone.images.slice(ndarray::s![..2, .., .., ..]).to_owned();
+        augment.apply(&mut alone, 5, 0, Range::ZeroOne);
+        assert_eq!(alone.images, first.batch.images.slice(ndarray::s![..2, .., .., ..]));
+        assert_eq!(first.batch.labels, plain.at(0).unwrap().batch.labels);
+        for (seed, step) in [(5, 1), (6, 0)] {
+            let mut other = plain.at(0).unwrap().batch;
+            augment.apply(&mut other, seed, step, Range::ZeroOne);
+            assert_ne!(other, first.batch);
+        }
+        let inside = first.batch.images.iter().all(|v| (0.0..=1.0).contains(v));
+        assert!(inside, "interpolation stays within the range");
+    }
+    let mut plain = Draws::new(&data, 4, 5, Range::ZeroOne, Augment::None);
+    let mut still = Draws::new(&data, 4, 5, Range::ZeroOne, Augment::Affine(none));
+    let mut both = Draws::new(&data, 4, 5, Range::ZeroOne, Augment::Flip).then(affine);
+    for step in 0..5 {
+        assert_eq!(still.at(step).unwrap(), plain.at(step).unwrap(), "without strength nothing changes");
+        let mut expected = plain.at(step).unwrap().batch;
+        expected.flip(&flips(5, step, 4));
+        affine.apply(&mut expected, 5, step, Range::ZeroOne);
+        assert_eq!(both.at(step).unwrap().batch, expected, "one after the other");
+    }
 }
 
 #[test]

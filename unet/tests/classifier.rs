@@ -326,7 +326,10 @@ fn configurations_survive_a_round_trip_and_are_refused_by_name() {
         (json!({"norm_num_groups": 3}), "`norm_num_groups`"),
         (json!({"attention_head_dim": 9}), "`attention_head_dim`"),
         (json!({"time": "none", "resnet_time_scale_shift": "scale_shift"}), "`resnet_time_scale_shift`"),
-        (json!({"time": "none", "down_block_types": ["DownBlock2D", "KDownBlock2D"]}), "`down_block_types`"),
+        (
+            json!({"time": "none", "block_out_channels": [32, 32], "down_block_types": ["DownBlock2D", "KDownBlock2D"]}),
+            "`down_block_types`",
+        ),
         (json!({"down_block_types": ["DownBlock2D"]}), "`down_block_types`"),
         (json!({"block_out_channels": [8192, 65536]}), "parameters"),
     ] {
@@ -335,6 +338,9 @@ fn configurations_survive_a_round_trip_and_are_refused_by_name() {
         let message = Config::from_json(&map).unwrap_err().to_string();
         assert!(message.contains(expected) && message.contains("EncoderClassifier"), "{change}: {message}");
     }
+    let mut clean = base.clone();
+    clean.insert("time".to_owned(), Value::Null);
+    assert_eq!(Config::from_json(&clean).unwrap().time, Time::Absent);
     let mut missing = base.clone();
     missing.remove("num_classes");
     assert!(Config::from_json(&missing).unwrap_err().to_string().contains("`num_classes`"));

@@ -45,6 +45,20 @@ fn the_targets_are_those_of_the_definitions() {
 }
 
 #[test]
+fn a_classifier_sees_what_a_denoiser_sees() {
+    let (schedule, x0) = (schedule(), images(32));
+    let labels: Vec<usize> = (0..32).map(|i| i % 7).collect();
+    let denoiser = objective(Prediction::V, 0.5).draw(3, x0.view(), &labels);
+    let classifier = |schedule| Objective::classifier(schedule, TimestepMapping::ZeroBased, 0.0, 5);
+    let noisy = classifier(Some(&schedule)).draw(3, x0.view(), &labels);
+    assert_eq!((&noisy.x_t, &noisy.steps), (&denoiser.x_t, &denoiser.steps));
+    assert_eq!((noisy.timesteps, &noisy.classes, noisy.target.len()), (denoiser.timesteps, &labels, 0));
+    assert!(noisy.condition.is_null() && noisy.condition.len() == 32, "it is not told the answer");
+    let clean = classifier(None).draw(3, x0.view(), &labels);
+    assert_eq!((clean.x_t, clean.timesteps, clean.classes), (x0, vec![0.0; 32], labels));
+}
+
+#[test]
 fn the_network_sees_the_number_of_its_mapping() {
     for (mapping, offset) in [(TimestepMapping::OneBased, 0.0), (TimestepMapping::ZeroBased, 1.0)] {
         let objective = Objective::new(&schedule(), Prediction::Eps, mapping, 0.0, 5).unwrap();

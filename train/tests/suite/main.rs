@@ -1,5 +1,6 @@
 //! The training loop on a network that can be checked by hand.
 
+mod classifier;
 mod common;
 mod learning;
 mod resume;

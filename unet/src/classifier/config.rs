@@ -12,7 +12,7 @@ use crate::residual::{self, Block, EncoderPlan, TimeScaleShift, Timed};
 pub enum Time {
     /// By sines and cosines, as the U-Net does, for a classifier of noisy images: `positional`.
     Positional,
-    /// Not at all, for a classifier of clean images: `none`.
+    /// Not at all, for a classifier of clean images: `none` or null.
     Absent,
 }
 
@@ -57,7 +57,7 @@ impl Config {
             time: r.choice(
                 "time",
                 Time::Positional,
-                &[(json!("positional"), Time::Positional), (json!("none"), Time::Absent)],
+                &[(json!("positional"), Time::Positional), (json!("none"), Time::Absent), (Value::Null, Time::Absent)],
             )?,
             pool: r.choice(
                 "pool",
