@@ -178,7 +178,7 @@ fn what_cannot_be_judged_is_refused() {
     bench.fail("eval --metrics is --samples nan.npy", 1, &["nan.npy", "finite"]);
     bench.fail("eval --metrics is --samples text.npy", 1, &["text.npy", "f32"]);
     bench.fail("eval --metrics is --samples nowhere.npy", 1, &["nowhere.npy"]);
-    bench.fail("eval --metrics is --samples x.npy --classifier nowhere", 1, &["--classifier", "nowhere"]);
+    bench.fail("eval --metrics is --samples x.npy --judge nowhere", 1, &["--judge", "nowhere"]);
     bench.fail("eval --metrics fid --samples small.npy", 2, &["--data", "1 x 20 x 28"]);
     bench.fail("eval --metrics fid --samples small.npy --data mnist", 2, &["mnist", "1 x 20 x 28", "1 x 28 x 28"]);
     bench.fail("eval --metrics density --samples x.npy --limit 5", 1, &["real images", "k = 5", "5"]);
