@@ -145,6 +145,76 @@ fn samples_are_compared_with_real_images() {
     assert!(!text.contains("against"), "{text}");
 }
 
+/// A mixture of flat images of two labels, which is exact and draws at once.
+fn oracle(bench: &Bench, side: usize) {
+    let component = |mean: f64, label: usize| json!({ "weight": 1 + label, "mean": mean, "std": 0.4, "label": label });
+    let components = [component(-0.6, 0), component(0.3, 1)];
+    let oracle = json!({ "kind": "gaussian-mixture", "shape": [1, side, side], "components": components });
+    std::fs::write(bench.path("oracle.json"), oracle.to_string()).unwrap();
+}
+
+#[test]
+fn samples_are_drawn_from_the_model() {
+    let bench = Bench::new();
+    oracle(&bench, 28);
+    let judge = "eval --json --metrics fid,accuracy --limit 60 --resamples 3 --seed 4";
+    let draw = "--model oracle.json --count 40 --steps 5 --guidance 2";
+    let found = document(&bench, &format!("{judge} {draw}"));
+    let how = &found["samples"]["drawn"];
+    assert_eq!((&how["sampler"], &how["steps"], &how["guidance"]), (&json!("ddim"), &json!(5), &json!(2.0)));
+    assert_eq!((&how["seed"], &how["calls_per_image"]["model"]), (&json!(4), &json!(10.0)));
+    assert_eq!((&found["samples"]["count"], &found["samples"]["labels"]), (&json!(40), &json!(true)));
+    // The threads and the batch change nothing, the seed and the sampler do.
+    let same = document(&bench, &format!("{judge} {draw} --threads 1 --batch 7"));
+    assert_eq!((&same["metrics"], &same["samples"]), (&found["metrics"], &found["samples"]));
+    for other in ["--sampler dpm++2m", "--sampler ddim --eta 1", "--spacing leading"] {
+        let other = document(&bench, &format!("{judge} {draw} {other}"));
+        assert_ne!(other["metrics"]["fid"]["value"], found["metrics"]["fid"]["value"], "{other:#}");
+    }
+    let other = document(&bench, &format!("{} {draw}", judge.replace("--seed 4", "--seed 5")));
+    assert_ne!(other["metrics"]["fid"]["value"], found["metrics"]["fid"]["value"]);
+    let free = document(&bench, "eval --json --metrics is --model oracle.json --count 40 --steps 5 --labels none");
+    assert_eq!((&free["samples"]["labels"], number(&free, "/samples/drawn/guidance")), (&json!(false), 1.0));
+    // They are the samples of the command that draws.
+    bench.succeed(&format!("sample {draw} --labels 0,1 --seed 4 --out x.safetensors"));
+    let stored = document(&bench, &format!("{judge} --samples x.safetensors"));
+    assert_eq!(stored["metrics"], found["metrics"]);
+    assert_eq!(stored["samples"]["drawn"], Value::Null);
+    let text = bench.succeed(&format!("{} {draw}", judge.replace(" --json", "")));
+    assert!(text.contains("ddim, 5 steps, guidance 2, seed 4; 10 calls of the model for each image"), "{text}");
+
+    // The bundled model is guided as its config says, and its likelihood is among everything.
+    let options = "--count 20 --steps 2 --limit 20 --steps-per-image 1 --resamples 0 --kid-subsets 2";
+    let found = document(&bench, &format!("eval --json --metrics all {options}"));
+    for name in ["nll", "fid", "kid", "recall", "is", "accuracy"] {
+        assert!(found["metrics"][name].is_object(), "no {name} in {found:#}");
+    }
+    assert!(number(&found, "/samples/drawn/guidance") > 1.0);
+    assert_eq!(number(&found, "/samples/drawn/calls_per_image/model"), 4.0);
+}
+
+#[test]
+fn what_cannot_be_drawn_is_refused() {
+    let bench = Bench::new();
+    oracle(&bench, 4);
+    let (images, ..) = digits(12);
+    save(&bench, "x.npy", &images);
+    save(&bench, "a.npy", &features(20, 0.0));
+    bench.fail("eval --count 5", 2, &["--count", "--metrics fid"]);
+    bench.fail("eval --guidance 2", 2, &["--guidance", "--metrics fid"]);
+    bench.fail("eval --metrics fid --samples x.npy --steps 5", 2, &["--steps", "--samples"]);
+    bench.fail("eval --metrics fid --samples x.npy --guidance 2", 2, &["--guidance", "--samples"]);
+    bench.fail("eval --metrics fid --samples x.npy --prediction eps", 2, &["--prediction", "--samples"]);
+    let features = "--sample-features a.npy --reference-features a.npy";
+    bench.fail(&format!("eval --metrics fid {features} --count 5"), 2, &["--count", "--sample-features"]);
+    bench.fail("eval --metrics is --model oracle.json", 2, &["--judge", "[1, 28, 28]", "[1, 4, 4]"]);
+    bench.fail("eval --metrics fid --model oracle.json", 2, &["--data", "1 x 4 x 4"]);
+    bench.fail("eval --metrics fid --steps 5000", 2, &["--steps 5000"]);
+    bench.fail("eval --metrics fid --sampler dpm++2m --eta 1", 2, &["--eta", "ddim"]);
+    bench.fail("eval --metrics accuracy --labels none", 2, &["accuracy", "without labels"]);
+    bench.fail("eval --metrics is --classifier nowhere", 1, &["nowhere"]);
+}
+
 #[test]
 fn what_cannot_be_judged_is_refused() {
     let bench = Bench::new();
@@ -178,7 +248,7 @@ fn what_cannot_be_judged_is_refused() {
     bench.fail("eval --metrics is --samples nan.npy", 1, &["nan.npy", "finite"]);
     bench.fail("eval --metrics is --samples text.npy", 1, &["text.npy", "f32"]);
     bench.fail("eval --metrics is --samples nowhere.npy", 1, &["nowhere.npy"]);
-    bench.fail("eval --metrics is --samples x.npy --classifier nowhere", 1, &["--classifier", "nowhere"]);
+    bench.fail("eval --metrics is --samples x.npy --judge nowhere", 1, &["--judge", "nowhere"]);
     bench.fail("eval --metrics fid --samples small.npy", 2, &["--data", "1 x 20 x 28"]);
     bench.fail("eval --metrics fid --samples small.npy --data mnist", 2, &["mnist", "1 x 20 x 28", "1 x 28 x 28"]);
     bench.fail("eval --metrics density --samples x.npy --limit 5", 1, &["real images", "k = 5", "5"]);

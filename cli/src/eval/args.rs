@@ -11,6 +11,7 @@ use super::images::args::ImageArgs;
 use super::metric::Metric;
 use crate::args::{ModelArg, ProcessArgs, names, prediction_names, svg_path};
 use crate::data::DataArgs;
+use crate::sample::GuidanceArgs;
 
 /// `tweedie eval`.
 #[derive(Args, Clone, Debug)]
@@ -22,7 +23,10 @@ Examples:
   tweedie eval --labels none --json                   without labels, as one JSON document
   tweedie eval --limit 4 --ode --probes 4             the probability-flow ODE beside the bound
   tweedie eval --model oracle.json --ode              an exact denoiser: bound, ODE and the exact value
-  tweedie eval --metrics all --samples x.safetensors  samples against real images: fid, kid, precision, recall, ...
+  tweedie eval --metrics fid,accuracy --steps 10      1000 fresh samples of the bundled model against real images
+  tweedie eval --metrics fid --count 5000 --guidance 1 --sampler dpm++2m
+                                                      more of them, without guidance, by another sampler
+  tweedie eval --metrics all --samples x.safetensors  samples of a file: fid, kid, precision, recall, ...
   tweedie eval --metrics fid --samples x.safetensors --split train --baseline
                                                       against the training images, beside as many test images
   tweedie eval --metrics fid,kid --sample-features a.npy --reference-features b.npy
@@ -54,7 +58,8 @@ pub struct EvalArgs {
     /// [default: 500 images, 8 with --ode; 1000 draws of an oracle; all for the metrics of images]
     #[arg(long, value_name = "N")]
     pub limit: Option<NonZeroUsize>,
-    /// The condition: each sample's own label, or none [default: own, where data and network have labels]
+    /// The condition: each sample's own label, or none [default: own, where data and network have labels; samples are drawn
+    /// under the labels of the model in turn, or under none]
     #[arg(long, value_name = "WHICH", value_enum)]
     pub labels: Option<LabelChoice>,
     /// Random steps for each sample, one out of each of K parts of the process, which are longer the later; unbiased
@@ -96,6 +101,9 @@ pub struct EvalArgs {
     /// The metrics of images.
     #[command(flatten)]
     pub images: ImageArgs,
+    /// How the samples are guided.
+    #[command(flatten, next_help_heading = "Guidance of drawn samples (docs/guidance.md)")]
+    pub guidance: GuidanceArgs,
     /// The process of a model that does not describe its own.
     #[command(flatten, next_help_heading = "Process (for an oracle, or a model without a scheduler config)")]
     pub process: ProcessArgs,
@@ -156,17 +164,31 @@ impl EvalArgs {
     /// The first option that only the negative log-likelihood uses and that was given, as it is typed.
     pub fn given_for_nll(&self) -> Option<&'static str> {
         [
-            (self.labels.is_some(), "--labels"),
             (self.steps_per_image.is_some(), "--steps-per-image"),
             (self.all_steps, "--all-steps"),
             (self.variance.is_some(), "--variance"),
-            (self.prediction.is_some(), "--prediction"),
-            (self.batch.is_some(), "--batch"),
             (self.plot.is_some(), "--plot"),
             (self.ode, "--ode"),
         ]
         .into_iter()
         .find_map(|(given, name)| given.then_some(name))
+    }
+
+    /// The first option of how a model is called that was given, as it is typed: for the negative log-likelihood, and for
+    /// drawing samples.
+    pub fn given_for_model(&self) -> Option<&'static str> {
+        [
+            (self.labels.is_some(), "--labels"),
+            (self.prediction.is_some(), "--prediction"),
+            (self.batch.is_some(), "--batch"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
         .or_else(|| self.process.given())
+    }
+
+    /// The first option of drawing samples that was given, as it is typed.
+    pub fn given_for_drawing(&self) -> Option<&'static str> {
+        self.images.given_for_drawing().or_else(|| self.guidance.given())
     }
 }

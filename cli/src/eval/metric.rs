@@ -71,6 +71,8 @@ pub struct Wanted {
     pub metrics: Vec<Metric>,
     /// Whether `all` chose them, so that one without its input is left out and not an error.
     pub all: bool,
+    /// Whether there are metrics of images whose samples are to be drawn from the model.
+    pub draws: bool,
 }
 
 impl Wanted {
@@ -90,20 +92,31 @@ impl Wanted {
         let named = |metric: Metric| args.metrics.iter().any(|name| name == metric.name());
         let chosen = |metric: &Metric| named(*metric) || all && fits(*metric);
         let metrics: Vec<Metric> = Metric::ALL.into_iter().filter(chosen).collect();
-        let wanted = Self { metrics, all };
+        let draws = !given && metrics.iter().any(|metric| *metric != Metric::Nll);
+        let wanted = Self { metrics, all, draws };
         if let Some(metric) = wanted.metrics.iter().find(|metric| features && metric.classifies()) {
             let name = metric.name();
             return Err(usage(format!(
                 "--metrics {name}: {name} needs a classifier's answers, which features do not hold; give --samples"
             )));
         }
-        if let (false, Some(option)) = (wanted.of_images(), args.images.given()) {
+        let of_images = args.images.given().or_else(|| args.given_for_drawing());
+        if let (false, Some(option)) = (wanted.of_images(), of_images) {
             return Err(usage(format!(
                 "{option} is for the metrics of images; give --metrics fid, or another of them, too"
             )));
         }
         if let (false, Some(option)) = (wanted.has(Metric::Nll), args.given_for_nll()) {
             return Err(usage(format!("{option} is for the negative log-likelihood; give --metrics nll, too")));
+        }
+        let files = if features { "--sample-features" } else { "--samples" };
+        if let (false, Some(option)) = (draws, args.given_for_drawing()) {
+            return Err(usage(format!("{option} is for drawing samples from --model; leave out it or {files}")));
+        }
+        if let (false, Some(option)) = (draws || wanted.has(Metric::Nll), args.given_for_model()) {
+            return Err(usage(format!(
+                "{option} is for the negative log-likelihood and for drawing samples; leave out it or {files}"
+            )));
         }
         Ok(wanted)
     }

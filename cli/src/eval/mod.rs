@@ -30,15 +30,13 @@ pub fn run(args: &EvalArgs, common: &Common) -> Result<()> {
     }
     let start = Instant::now();
     // What may be refused is opened before anything takes time.
-    let likely = match wanted.has(Metric::Nll) {
-        true => {
-            let model = model::open(args.model.model.as_deref(), args.model.variant.as_deref())?;
-            let data = data::open(&model, args, common)?;
-            Some((model, data))
-        }
-        false => None,
+    let open = || model::open(args.model.model.as_deref(), args.model.variant.as_deref());
+    let model = (wanted.has(Metric::Nll) || wanted.draws).then(open).transpose()?;
+    let likely = match model.as_ref().filter(|_| wanted.has(Metric::Nll)) {
+        Some(model) => Some((model, data::open(model, args, common)?)),
+        None => None,
     };
-    let judged = wanted.of_images().then(|| images::run(args, &wanted, common)).transpose()?;
+    let judged = wanted.of_images().then(|| images::run(args, &wanted, model.as_ref(), common)).transpose()?;
     let result = match &likely {
         Some((model, data)) => Some((model, data, likelihood::run(model, data, args, common)?)),
         None => None,

@@ -59,6 +59,22 @@ impl GuidanceArgs {
         self.guidance.map(|scale| (scale, format!("--guidance {scale}"))).or_else(by_weight)
     }
 
+    /// The first option that was given, as it is typed.
+    pub fn given(&self) -> Option<&'static str> {
+        [
+            (self.guidance.is_some(), "--guidance"),
+            (self.guidance_weight.is_some(), "--guidance-weight"),
+            (self.negative_labels.is_some(), "--negative-labels"),
+            (self.guidance_interval.is_some(), "--guidance-interval"),
+            (self.guidance_rescale.is_some(), "--guidance-rescale"),
+            (self.dynamic_threshold.is_some(), "--dynamic-threshold"),
+            (self.guide.is_some(), "--guide"),
+            (self.classifier.is_some(), "--classifier"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
+    }
+
     /// The form of the classifier's guidance.
     pub fn form(&self) -> ClassifierForm {
         self.classifier_form.as_deref().and_then(ClassifierForm::from_name).unwrap_or_default()

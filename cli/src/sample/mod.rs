@@ -1,6 +1,6 @@
 //! `tweedie sample`: plan, draw, write.
 
-mod classifier;
+pub mod classifier;
 pub mod drawing;
 pub mod guidance;
 mod guidance_args;
@@ -74,7 +74,7 @@ pub fn run(args: &SampleArgs, common: &Common) -> Result<()> {
     };
     bar.finish_and_clear();
 
-    let parameters = plan::parameters(&model, args, &arrangement, &spec, steps, &guidance, calls);
+    let parameters = plan::parameters(&drawing, args.seed, args.noise.as_deref(), calls);
     if let (Some(path), Some(recorded)) = (&args.save_noise, recorded) {
         noise::save(path, &recorded)?;
         console::report(common, &format!("wrote {}: the noise", path.display()));

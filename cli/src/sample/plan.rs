@@ -1,6 +1,7 @@
 //! What the options of `tweedie sample` mean for a model.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array4, ArrayView4};
@@ -11,8 +12,7 @@ use tweedie_samplers::{Churn, Clip, Compat, Lms, Plan, SamplerError, SchedulerSp
 use tweedie_schedule::{BetaSchedule, GridEnd, NoiseLevel, Prediction, ScheduleError, SigmaRule, Spacing};
 
 use super::classifier::GuidingClassifier;
-use super::drawing::Calls;
-use super::guidance::Guidance;
+use super::drawing::{Calls, Drawing};
 use crate::args::{self, ProcessArgs, SampleArgs};
 use crate::console::usage;
 use crate::labels::Arrangement;
@@ -427,15 +427,8 @@ impl Noise for Counter {
 }
 
 /// Everything that decides what a run draws, for the files that it writes.
-pub fn parameters(
-    model: &Loaded,
-    args: &SampleArgs,
-    arrangement: &Arrangement,
-    spec: &SchedulerSpec,
-    steps: usize,
-    guidance: &Guidance,
-    calls: Calls,
-) -> Value {
+pub fn parameters(drawing: &Drawing<'_>, seed: u64, noise: Option<&Path>, calls: Calls) -> Value {
+    let Drawing { model, spec, steps, labels, guidance, .. } = *drawing;
     let (mut eta, mut to_one, mut clipped, mut variance) = (None, None, None, None);
     let (mut churn, mut order) = (None, None);
     match spec.solver {
@@ -485,8 +478,8 @@ pub fn parameters(
             "use_clipped_model_output": clipped,
         },
         "model": model.name(),
-        "seed": args.seed,
-        "labels": arrangement.labels,
+        "seed": seed,
+        "labels": labels,
         "sampler": spec.solver.name(),
         "steps": steps,
         "spacing": spec.spacing.name(),
@@ -496,7 +489,7 @@ pub fn parameters(
         "compat": spec.compat == Compat::Diffusers,
         "eta": eta,
         "prediction": spec.prediction.name(),
-        "noise": args.noise.as_ref().map(|path| path.display().to_string()),
+        "noise": noise.map(|path| path.display().to_string()),
         "calls_per_image": calls.parameters(),
         "version": env!("CARGO_PKG_VERSION"),
     });

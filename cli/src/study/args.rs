@@ -46,7 +46,7 @@ pub struct GuidanceStudyArgs {
     pub noisy_classifier: Option<PathBuf>,
     /// The classifier whose features are compared and whose answers are counted [default: the bundled one]
     #[arg(long, value_name = "DIR")]
-    pub classifier: Option<PathBuf>,
+    pub judge: Option<PathBuf>,
     /// Real images [default: mnist]
     #[arg(long, value_name = "D", default_value = "mnist")]
     pub data: String,

@@ -165,7 +165,7 @@ impl<'a> Setting<'a> {
         let entries: Vec<Option<usize>> = known.iter().copied().map(Some).collect();
         let arrangement = Arrangement::in_turn(&entries, args.count.get());
         let shape = plan::shape(&model, args.count.get(), None)?;
-        let judge = classifier::open(args.classifier.as_deref()).context("--classifier")?;
+        let judge = classifier::open(args.judge.as_deref()).context("--judge")?;
         let settings = Settings::usual(args.resamples, args.seed);
         let split = Split::from(args.split);
         let data = open_data(args, split, &shape, common)?;

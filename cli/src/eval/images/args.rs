@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tweedie_data::Range;
+use tweedie_schedule::{SigmaRule, Spacing};
+
+use crate::args::{closed_unit, names, sampler_names};
 
 const HEADING: &str = "Metrics of images";
 
@@ -12,9 +15,28 @@ const HEADING: &str = "Metrics of images";
 #[derive(Args, Clone, Debug, Default)]
 pub struct ImageArgs {
     /// Samples to judge: .npy or .safetensors as `sample --out` writes them, or bytes [N,C,H,W] as .npy
+    /// [default: drawn from --model]
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub samples: Option<PathBuf>,
-    /// The labels that they were drawn for: whole numbers [N] as .npy, or the tensor `labels` of a .safetensors; -1 is none
+    /// Samples to draw from --model, labels in turn [default: 1000]
+    #[arg(long, value_name = "N", help_heading = HEADING)]
+    pub count: Option<NonZeroUsize>,
+    /// Sampler that draws them [default: that of the model's scheduler config; ddim where there is none]
+    #[arg(long, value_name = "NAME", help_heading = HEADING, value_parser = sampler_names())]
+    pub sampler: Option<String>,
+    /// Its steps [default: 25, and every step of the process for ddpm]
+    #[arg(long, value_name = "K", help_heading = HEADING)]
+    pub steps: Option<NonZeroUsize>,
+    /// Which steps of the process are visited [default: that of the model; trailing where it has none]
+    #[arg(long, value_name = "NAME", help_heading = HEADING, value_parser = names(Spacing::NAMES))]
+    pub spacing: Option<String>,
+    /// Noise added by ddim in each step: 0 is deterministic, 1 as much as ddpm [default: 0]
+    #[arg(long, value_name = "E", help_heading = HEADING, value_parser = closed_unit)]
+    pub eta: Option<f64>,
+    /// Noise levels between the first and the last, for euler, heun and their like [default: those of the model]
+    #[arg(long, value_name = "RULE", help_heading = HEADING, value_parser = names(SigmaRule::NAMES))]
+    pub sigmas: Option<String>,
+    /// The labels that the samples of the file were drawn for: whole numbers [N] as .npy, or the tensor `labels` of a .safetensors; -1 is none
     /// [default: the tensor `labels` of the samples' own file]
     #[arg(long, value_name = "FILE", help_heading = HEADING, requires = "samples")]
     pub sample_labels: Option<PathBuf>,
@@ -29,14 +51,14 @@ pub struct ImageArgs {
     pub no_quantise: bool,
     /// The classifier whose features are compared and whose answers are counted: a directory [default: the bundled one]
     #[arg(long, value_name = "DIR", help_heading = HEADING)]
-    pub classifier: Option<PathBuf>,
+    pub judge: Option<PathBuf>,
     /// Features [N,D] of the samples by another network, as .npy or as the one tensor of a .safetensors
     #[arg(
         long,
         value_name = "FILE",
         help_heading = HEADING,
         requires = "reference_features",
-        conflicts_with_all = ["samples", "classifier", "no_quantise"]
+        conflicts_with_all = ["samples", "judge", "no_quantise"]
     )]
     pub sample_features: Option<PathBuf>,
     /// Features [N,D] of the real images by the same network
@@ -73,13 +95,27 @@ impl ImageArgs {
         self.sample_range.as_deref().map(|name| if name == "0,1" { Range::ZeroOne } else { Range::MinusOneOne })
     }
 
-    /// The first option that was given, as it is typed.
+    /// The first option of drawing that was given, as it is typed.
+    pub fn given_for_drawing(&self) -> Option<&'static str> {
+        [
+            (self.count.is_some(), "--count"),
+            (self.sampler.is_some(), "--sampler"),
+            (self.steps.is_some(), "--steps"),
+            (self.spacing.is_some(), "--spacing"),
+            (self.eta.is_some(), "--eta"),
+            (self.sigmas.is_some(), "--sigmas"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
+    }
+
+    /// The first option of judging that was given, as it is typed.
     pub fn given(&self) -> Option<&'static str> {
         [
             (self.samples.is_some(), "--samples"),
             (self.sample_features.is_some(), "--sample-features"),
             (self.no_quantise, "--no-quantise"),
-            (self.classifier.is_some(), "--classifier"),
+            (self.judge.is_some(), "--judge"),
             (self.baseline, "--baseline"),
             (self.neighbours.is_some(), "--neighbours"),
             (self.kid_subsets.is_some(), "--kid-subsets"),

@@ -1,7 +1,8 @@
-//! The metrics of images: samples from a file, or features of them, against real images.
+//! The metrics of images: samples of a model or from a file, or features of them, against real images.
 
 pub mod args;
 mod compute;
+mod drawn;
 mod extract;
 mod files;
 pub mod report;
@@ -18,9 +19,11 @@ use super::metric::Wanted;
 use crate::args::Common;
 use crate::classifier;
 use crate::console::usage;
+use crate::model::Loaded;
 pub use compute::{Figure, Settings, figures};
+use drawn::How;
 pub use extract::{Extracted, Extractor};
-use source::Samples;
+use source::{Samples, Source};
 
 /// Fewer images than this are told to give no more than a hint of a distance.
 const FEW: usize = 1000;
@@ -69,6 +72,8 @@ pub struct Judged {
     pub dims: usize,
     /// The share of its test images that the network names right.
     pub accuracy: Option<f64>,
+    /// How the samples were drawn, if that was done now.
+    pub drawn: Option<How>,
     /// The values.
     pub figures: Vec<Figure>,
     /// The same of real images.
@@ -79,25 +84,33 @@ pub struct Judged {
     pub seed: u64,
 }
 
-/// Computes the metrics of images among `wanted`.
+/// Computes the metrics of images among `wanted`, of samples of `model` where they are to be drawn.
 ///
 /// # Errors
-/// If a file, the data, the classifier or an option cannot be used.
-pub fn run(args: &EvalArgs, wanted: &Wanted, common: &Common) -> Result<Judged> {
+/// If a file, the model, the data, the classifier or an option cannot be used.
+pub fn run(args: &EvalArgs, wanted: &Wanted, model: Option<&Loaded>, common: &Common) -> Result<Judged> {
     let settings = Settings::new(&args.images, args.seed);
     let given = (args.images.sample_features.as_deref(), args.images.reference_features.as_deref());
     if let (Some(samples), Some(reference)) = given {
         return of_features(samples, reference, args, wanted, &settings, common);
     }
-    let source = Samples::open(args)?;
-    let (count, c, h, w) = source.images.dim();
-    let metrics = applicable(wanted, source.labels.is_some(), &source.name)?;
-    let loaded = classifier::open(args.images.classifier.as_deref()).context("--classifier")?;
+    let source = Source::open(args, model)?;
+    let [count, c, h, w] = source.shape();
+    let metrics = applicable(wanted, &source)?;
+    let loaded = classifier::open(args.images.judge.as_deref()).context("--judge")?;
     let extractor = Extractor { network: &loaded.network, range: loaded.range };
     let quantise = !args.images.no_quantise;
     let split = args.split.map_or(Split::Test, Split::from);
     let data = wanted.compares().then(|| open_data(args, [c, h, w], split, common)).transpose()?;
-    let Samples { name, images, range, labels } = source;
+    if let Some(own) = loaded.network.image_shape().filter(|own| *own != [c, h, w]) {
+        return Err(usage(format!(
+            "--judge: {} is for images of shape {own:?}, and the samples are {:?}; give a classifier of the same shape",
+            loaded.name,
+            [c, h, w]
+        )));
+    }
+    // Nothing is refused from here on, so what takes time begins.
+    let Samples { name, images, range, labels, drawn } = source.samples(common)?;
     let samples = extractor.samples(&images, labels, range, quantise, common).with_context(|| name.clone())?;
     let mut real = None;
     if let Some(data) = &data {
@@ -121,6 +134,7 @@ pub fn run(args: &EvalArgs, wanted: &Wanted, common: &Common) -> Result<Judged> 
         network: loaded.name.clone(),
         dims: samples.features.ncols(),
         accuracy: loaded.accuracy,
+        drawn,
         figures: found,
         baseline,
         seed: args.seed,
@@ -161,6 +175,7 @@ fn of_features(
         dims: drawn.features.ncols(),
         accuracy: None,
         notes: notes(&found, &drawn, Some(&real)),
+        drawn: None,
         figures: found,
         baseline: None,
         seed: args.seed,
@@ -168,14 +183,20 @@ fn of_features(
 }
 
 /// The metrics that can be computed: `all` leaves out the accuracy where there are no labels.
-fn applicable(wanted: &Wanted, labelled: bool, name: &str) -> Result<Vec<Metric>> {
-    if labelled || !wanted.has(Metric::Accuracy) {
+fn applicable(wanted: &Wanted, source: &Source<'_>) -> Result<Vec<Metric>> {
+    if source.labelled() || !wanted.has(Metric::Accuracy) {
         return Ok(wanted.metrics.clone());
     }
     if !wanted.all {
-        return Err(usage(format!(
-            "--metrics accuracy: {name} has no labels; give --sample-labels or --labels-per, or draw to a .safetensors file"
-        )));
+        let name = source.name();
+        return Err(usage(match source {
+            Source::File(_) => format!(
+                "--metrics accuracy: {name} has no labels; give --sample-labels or --labels-per, or draw to a .safetensors file"
+            ),
+            Source::Model(_) => {
+                format!("--metrics accuracy: the samples of {name} are drawn without labels; leave accuracy out")
+            }
+        }));
     }
     Ok(wanted.metrics.iter().copied().filter(|metric| *metric != Metric::Accuracy).collect())
 }

@@ -9,6 +9,9 @@ use super::{Judged, Reference};
 /// The table.
 pub fn text(judged: &Judged) -> String {
     let mut text = format!("samples   {}\n", samples(judged));
+    if let Some(drawn) = &judged.drawn {
+        text += &format!("drawn     {}\n", drawn.text);
+    }
     if let Some(reference) = &judged.reference {
         text += &format!("against   {}\n", of_reference(reference));
     }
@@ -121,6 +124,7 @@ pub fn add(document: &mut Value, judged: &Judged) {
         "labels": judged.labelled,
         "range": judged.range.map(interval),
         "quantised": judged.range.map(|_| judged.quantise),
+        "drawn": judged.drawn.as_ref().map(|drawn| &drawn.parameters),
     });
     document["reference"] = judged.reference.as_ref().map_or(Value::Null, reference);
     document["features"] = json!({

@@ -1,13 +1,17 @@
-//! Where samples are from: a file.
+//! Where samples are from: a file, or a model.
+
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use ndarray::Array4;
 use tweedie_data::Range;
 
+use super::drawn::{How, Planned};
 use super::files;
+use crate::args::Common;
 use crate::console::usage;
 use crate::eval::args::EvalArgs;
-use crate::model;
+use crate::model::{self, Loaded};
 
 /// Samples, and what is known of them.
 pub struct Samples {
@@ -19,19 +23,70 @@ pub struct Samples {
     pub range: Range,
     /// The label of each; `None` if no sample has one.
     pub labels: Option<Vec<Option<usize>>>,
+    /// How they were drawn, if that was done now.
+    pub drawn: Option<How>,
+}
+
+/// What samples are there, or can be drawn.
+pub enum Source<'a> {
+    /// Those of a file.
+    File(Samples),
+    /// Those of a model.
+    Model(Planned<'a>),
+}
+
+impl<'a> Source<'a> {
+    /// The file that the options name; otherwise `model`, of which nothing is drawn yet.
+    ///
+    /// # Errors
+    /// If there is neither, one cannot be used as the options say, or there are not as many labels as samples.
+    pub fn open(args: &EvalArgs, model: Option<&'a Loaded>) -> Result<Self> {
+        match (args.images.samples.as_deref(), model) {
+            (Some(path), _) => Ok(Self::File(Samples::open(path, args)?)),
+            (None, Some(model)) => Ok(Self::Model(Planned::of(model, args)?)),
+            (None, None) => Err(usage("--samples or --model is needed for the metrics of images")),
+        }
+    }
+
+    /// What the samples are called.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::File(samples) => &samples.name,
+            Self::Model(planned) => planned.name(),
+        }
+    }
+
+    /// `[N, C, H, W]`.
+    pub fn shape(&self) -> [usize; 4] {
+        match self {
+            Self::File(samples) => samples.images.dim().into(),
+            Self::Model(planned) => planned.shape(),
+        }
+    }
+
+    /// Whether any of them has a label.
+    pub fn labelled(&self) -> bool {
+        match self {
+            Self::File(samples) => samples.labels.is_some(),
+            Self::Model(planned) => planned.labelled(),
+        }
+    }
+
+    /// The samples, drawn now if they are those of a model.
+    ///
+    /// # Errors
+    /// If drawing fails.
+    pub fn samples(self, common: &Common) -> Result<Samples> {
+        match self {
+            Self::File(samples) => Ok(samples),
+            Self::Model(planned) => planned.draw(common),
+        }
+    }
 }
 
 impl Samples {
-    /// Those that the options name.
-    ///
-    /// # Errors
-    /// If none are named, a file cannot be used, or there are not as many labels as samples.
-    pub fn open(args: &EvalArgs) -> Result<Self> {
-        let Some(path) = args.images.samples.as_deref() else {
-            return Err(usage(
-                "--samples is needed for the metrics of images: draw some by `tweedie sample --out x.safetensors`",
-            ));
-        };
+    /// Those of a file.
+    fn open(path: &Path, args: &EvalArgs) -> Result<Self> {
         let stored = files::samples(path)?;
         let name = path.display().to_string();
         let labels = labels(args, &name, stored.labels, stored.images.dim().0)?;
@@ -41,7 +96,7 @@ impl Samples {
                 model::open_without_weights(args.model.model.as_deref(), args.model.variant.as_deref())?.range()
             }
         };
-        Ok(Self { name, images: stored.images, range, labels })
+        Ok(Self { name, images: stored.images, range, labels, drawn: None })
     }
 }
 
