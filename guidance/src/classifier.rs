@@ -89,6 +89,7 @@ pub struct ClassifierGuided<G, C> {
     condition: Condition,
     scale: f64,
     form: ClassifierForm,
+    highest: f64,
 }
 
 impl<G: Guide, C: LevelClassifier> ClassifierGuided<G, C> {
@@ -106,7 +107,27 @@ impl<G: Guide, C: LevelClassifier> ClassifierGuided<G, C> {
         scale: f64,
         form: ClassifierForm,
     ) -> Result<Self, GuidanceError> {
-        Ok(Self { inner, classifier, condition, scale: finite("classifier guidance", scale, 0.0)?, form })
+        let scale = finite("classifier guidance", scale, 0.0)?;
+        Ok(Self { inner, classifier, condition, scale, form, highest: f64::INFINITY })
+    }
+
+    /// The classifier is asked where the EDM sigma is at most `highest`, and at higher levels it does not guide.
+    ///
+    /// The gradient of the exact classifier falls with the signal, `g = alpha / sigma^2 (E[x_0 | x_t, y] - E[x_0 | x_t])`, and so
+    /// what it moves `x_0` by stays within the data. That of a trained one does not fall to nothing where nothing can be seen,
+    /// and `sigma^2 / alpha`, which multiplies it, has no bound on a schedule that ends almost without signal (the cosine: more
+    /// than 10^4).
+    ///
+    /// # Errors
+    /// Unless `highest` is above 0; it may be infinite.
+    ///
+    /// Verified by `a_classifier_is_not_asked_above_its_highest_level`.
+    pub fn up_to(mut self, highest: f64) -> Result<Self, GuidanceError> {
+        if highest.is_nan() || highest <= 0.0 {
+            return Err(GuidanceError::Interval { low: 0.0, high: highest });
+        }
+        self.highest = highest;
+        Ok(self)
     }
 
     /// Moves an estimate at the state `x`.
@@ -116,7 +137,7 @@ impl<G: Guide, C: LevelClassifier> ClassifierGuided<G, C> {
         level: NoiseLevel,
         mut estimate: Estimate,
     ) -> Result<Estimate, DenoiserError> {
-        if self.scale == 0.0 || self.condition.is_null() {
+        if self.scale == 0.0 || self.condition.is_null() || level.edm_sigma() > self.highest {
             return Ok(estimate);
         }
         let gradient = self.classifier.label_gradient(x, level, &self.condition)?;

@@ -289,6 +289,25 @@ proptest! {
         prop_assert_eq!(off.estimate(x.view(), level).unwrap(), plain(mixture()).estimate(x.view(), level).unwrap());
     }
 
+    /// A classifier that is limited to low levels is exact there and, above them, not even asked.
+    #[test]
+    fn a_classifier_is_not_asked_above_its_highest_level((x, level, scale) in any_case()) {
+        let guided = |highest: f64| {
+            let form = ClassifierForm::Score;
+            ClassifierGuided::new(plain(mixture()), mixture(), cond(), scale, form).unwrap().up_to(highest).unwrap()
+        };
+        let sigma = level.edm_sigma();
+        let of = |highest: f64| guided(highest).estimate(x.view(), level).unwrap();
+        let free = ClassifierGuided::new(plain(mixture()), mixture(), cond(), scale, ClassifierForm::Score).unwrap();
+        prop_assert_eq!(of(sigma), free.estimate(x.view(), level).unwrap());
+        prop_assert_eq!(of(f64::INFINITY), of(sigma));
+        prop_assert_eq!(of(0.999 * sigma), plain(mixture()).estimate(x.view(), level).unwrap());
+        for wrong in [0.0, -1.0, f64::NAN] {
+            let guided = ClassifierGuided::new(plain(mixture()), mixture(), cond(), scale, ClassifierForm::Score).unwrap();
+            prop_assert!(guided.up_to(wrong).is_err());
+        }
+    }
+
     /// 5.3: the form of the mean says the tilt and leaves x_0; the mean that a sampler makes of it is Algorithm 1's.
     #[test]
     fn the_mean_form_leaves_x0_alone((x, level, scale) in any_case(), gap in 0.1..2.0_f64) {

@@ -17,6 +17,8 @@ use crate::scheduler;
 const OF_THE_MODEL: &str = "oracle";
 /// The name that stands for the bundled classifier of noisy digits.
 const BUNDLED: &str = "bundled";
+/// The highest EDM sigma at which a trained classifier is asked: above it hardly any image can be told from another.
+const HIGHEST: f64 = 10.0;
 
 /// A classifier that can guide.
 pub struct GuidingClassifier {
@@ -145,6 +147,14 @@ impl GuidingClassifier {
                 model.name()
             ))),
             _ => Ok(()),
+        }
+    }
+
+    /// The highest EDM sigma at which it is asked, unless told otherwise: an exact one knows all of them.
+    pub fn highest(&self) -> f64 {
+        match self.kind {
+            Kind::Exact(_) => f64::INFINITY,
+            Kind::Network(..) => HIGHEST,
         }
     }
 

@@ -77,6 +77,8 @@ pub struct ByClassifier {
     pub scale: f64,
     /// What it moves.
     pub form: ClassifierForm,
+    /// The highest EDM sigma at which it is asked.
+    pub highest: f64,
 }
 
 /// What a guided model is made of.
@@ -165,17 +167,21 @@ impl Guidance {
         let wanted = Condition::labels(labels.to_vec());
         let none = Condition::none(labels.len());
         let condition = if parts.takes_labels { wanted.clone() } else { none.clone() };
+        let negative = self.negative.get(images).map_or(none, |labels| Condition::labels(labels.to_vec()));
         let mut guided: Box<dyn Guide + 'a> = if self.scale == 1.0 {
             Box::new(Conditioned::new(parts.model, condition.clone()))
+        } else if self.scale == 0.0 && self.classifier.is_some() {
+            // The labels are left to the classifier, also where it does not guide.
+            Box::new(Conditioned::new(parts.model, negative))
         } else {
-            let negative = self.negative.get(images).map_or(none, |labels| Condition::labels(labels.to_vec()));
             Box::new(Cfg::new(parts.model, condition.clone(), negative, self.scale)?)
         };
         if let (Some(weak), Some(guide)) = (parts.guide, &self.guide) {
             guided = Box::new(Autoguided::new(guided, Conditioned::new(weak, condition), guide.scale)?);
         }
         if let (Some(classifier), Some(by)) = (parts.classifier, &self.classifier) {
-            guided = Box::new(ClassifierGuided::new(guided, classifier, wanted, by.scale, by.form)?);
+            let by = ClassifierGuided::new(guided, classifier, wanted, by.scale, by.form)?.up_to(by.highest)?;
+            guided = Box::new(by);
         }
         if let Some(phi) = self.rescale {
             guided = Box::new(Rescaled::new(guided, parts.bridge.clone(), phi)?);
@@ -200,7 +206,12 @@ impl Guidance {
             "dynamic_threshold": self.threshold.map(|(p, max)| json!({ "percentile": p, "max": finite(max) })),
             "guide": self.guide.as_ref().map(|guide| json!({ "model": guide.model.name(), "scale": guide.scale })),
             "classifier": self.classifier.as_ref().map(|by| {
-                json!({ "model": by.classifier.name, "scale": by.scale, "form": by.form.name() })
+                json!({
+                    "model": by.classifier.name,
+                    "scale": by.scale,
+                    "form": by.form.name(),
+                    "sigma_max": finite(by.highest),
+                })
             }),
         })
     }
@@ -378,5 +389,6 @@ fn by_classifier(
             plan::range(&classifier.labels)
         )));
     }
-    Ok(ByClassifier { classifier, scale: args.classifier_scale.unwrap_or(1.0), form })
+    let highest = args.classifier_sigma_max.unwrap_or(classifier.highest());
+    Ok(ByClassifier { classifier, scale: args.classifier_scale.unwrap_or(1.0), form, highest })
 }

@@ -47,6 +47,10 @@ pub struct GuidanceArgs {
     /// Scale of --classifier: 0 is none, 1 is Bayes' rule for a model without labels [default: 1]
     #[arg(long, value_name = "GAMMA", value_parser = finite, requires = "classifier")]
     pub classifier_scale: Option<f64>,
+    /// The highest sigma = sqrt((1 - abar) / abar) at which --classifier is asked; a trained one is only a disturbance where
+    /// nothing can be seen [default: 10; for an exact one any]
+    #[arg(long, value_name = "S", value_parser = positive, requires = "classifier")]
+    pub classifier_sigma_max: Option<f64>,
     /// What the classifier moves: the score, in any sampler, or the mean of the reverse step, in ddpm alone [default: score]
     #[arg(long, value_name = "FORM", value_parser = names(ClassifierForm::NAMES), requires = "classifier")]
     pub classifier_form: Option<String>,
@@ -91,6 +95,10 @@ fn interval(text: &str) -> Result<[f64; 2], String> {
     }
 }
 
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|s: &f64| *s > 0.0).ok_or_else(|| "expected a number above 0, such as 10 or inf".to_owned())
+}
+
 fn percentile(text: &str) -> Result<f64, String> {
     let inside = |p: &f64| *p > 0.0 && *p <= 1.0;
     text.parse().ok().filter(inside).ok_or_else(|| "expected a number above 0, at most 1".to_owned())
@@ -115,6 +123,8 @@ mod tests {
             assert!(percentile(wrong).is_err(), "{wrong}");
         }
         assert_eq!((percentile("1"), at_least_one("1")), (Ok(1.0), Ok(1.0)));
+        assert_eq!(positive("inf"), Ok(f64::INFINITY));
+        assert!(positive("0").is_err() && positive("nan").is_err());
         assert!(at_least_one("0.9").is_err() && at_least_one("nan").is_err());
     }
 

@@ -271,7 +271,8 @@ impl<'a> Setting<'a> {
                 let classifier = GuidingClassifier::of_network(noisy)?;
                 classifier.check(&self.model, spec, self.shape)?;
                 // Without labels the model is what the classifier is to guide.
-                let by = ByClassifier { classifier, scale: cell.scale, form: ClassifierForm::Score };
+                let highest = classifier.highest();
+                let by = ByClassifier { classifier, scale: cell.scale, form: ClassifierForm::Score, highest };
                 Ok(Guidance { classifier: Some(by), scale: 0.0, ..Guidance::default() })
             }
         }
