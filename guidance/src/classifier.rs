@@ -121,7 +121,7 @@ impl<G: Guide, C: LevelClassifier> ClassifierGuided<G, C> {
     /// # Errors
     /// Unless `highest` is above 0; it may be infinite.
     ///
-    /// Verified by `a_classifier_is_not_asked_above_its_highest_level`.
+    /// FORMULAS 5.3. Verified by `a_classifier_is_not_asked_above_its_highest_level`.
     pub fn up_to(mut self, highest: f64) -> Result<Self, GuidanceError> {
         if highest.is_nan() || highest <= 0.0 {
             return Err(GuidanceError::Interval { low: 0.0, high: highest });

@@ -123,7 +123,7 @@ fn parameter_gradients_are_derivatives() {
             // What is dropped depends on the last bias.
             u[network.params().find("classifier.bias").unwrap().range.clone()].fill(0.0);
         }
-        let mut value = |h: f32| {
+        let value = |h: f32| {
             let mut moved = network.clone();
             moved.params_mut().values_mut().iter_mut().zip(&u).for_each(|(value, u)| *value += h * u);
             let mut value = 0.0;
@@ -254,7 +254,7 @@ fn clean_images_lose_other_features_at_every_step() {
     let mut network = network(Config { head_dropout: 0.5, ..config(Pooling::Average, Time::Absent) });
     let (x, times, _) = batch();
     let none = Condition::none(4);
-    let mut outputs = |network: &mut EncoderClassifier| {
+    let outputs = |network: &mut EncoderClassifier| {
         let mut output = None;
         let mut grads = vec![0.0; network.params().len()];
         let mut loss = |z: ndarray::ArrayView4<'_, f32>| {

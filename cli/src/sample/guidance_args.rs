@@ -96,7 +96,10 @@ fn interval(text: &str) -> Result<[f64; 2], String> {
 }
 
 fn positive(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|s: &f64| *s > 0.0).ok_or_else(|| "expected a number above 0, such as 10 or inf".to_owned())
+    text.parse()
+        .ok()
+        .filter(|s: &f64| *s > 0.0)
+        .ok_or_else(|| "expected a number above 0, such as 10 or inf".to_owned())
 }
 
 fn percentile(text: &str) -> Result<f64, String> {

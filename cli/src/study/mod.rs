@@ -286,11 +286,11 @@ impl<'a> Setting<'a> {
         let drawing = Drawing::new(&self.model, &spec, steps, &self.arrangement.labels, &guidance, self.shape);
         let batches = drawing.ticks() / steps;
         let start = Instant::now();
-        let ticks = std::cell::Cell::new(0);
+        let ticks = std::cell::Cell::new(0usize);
         let drawn = drawing.draw(&SeededNoise::new(self.args.seed), &|| {
             ticks.set(ticks.get() + 1);
             // The bar counts the steps of cells, whatever their batches.
-            if ticks.get() % batches == 0 {
+            if ticks.get().is_multiple_of(batches) {
                 tick(1);
             }
         })?;

@@ -85,21 +85,21 @@ impl Kind {
 /// A network in training.
 enum Subject {
     Denoiser(Model),
-    Classifier(EncoderClassifier),
+    Classifier(Box<EncoderClassifier>),
 }
 
 impl Subject {
     fn build(run: &mut RunConfig, data: &Dataset) -> Result<Self> {
         Ok(match Kind::of(run) {
             Kind::Denoiser => Self::Denoiser(run.build(data)?),
-            Kind::Classifier => Self::Classifier(run.build_classifier(data)?),
+            Kind::Classifier => Self::Classifier(Box::new(run.build_classifier(data)?)),
         })
     }
 
     fn network(&mut self) -> &mut dyn NetworkGrad {
         match self {
             Self::Denoiser(model) => model,
-            Self::Classifier(network) => network,
+            Self::Classifier(network) => &mut **network,
         }
     }
 

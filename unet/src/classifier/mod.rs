@@ -75,7 +75,7 @@ impl Layers {
         let pool = match (config.pool, shared.sample_size) {
             (Pooling::Attention, Some(size)) => {
                 let coarsest = size.map(|side| side / config.size_multiple());
-                PoolLayer::Attention(AttentionPool::new(b, "pool", shared.heads(c, None, 1.0)?, coarsest))
+                PoolLayer::Attention(Box::new(AttentionPool::new(b, "pool", shared.heads(c, None, 1.0)?, coarsest)))
             }
             _ => PoolLayer::Average,
         };

@@ -26,7 +26,7 @@ use crate::weights::{Builder, Pass};
 #[derive(Clone, Debug)]
 pub(super) enum PoolLayer {
     Average,
-    Attention(AttentionPool),
+    Attention(Box<AttentionPool>),
 }
 
 /// Attention of the mean to all pixels.

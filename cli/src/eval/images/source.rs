@@ -30,9 +30,9 @@ pub struct Samples {
 /// What samples are there, or can be drawn.
 pub enum Source<'a> {
     /// Those of a file.
-    File(Samples),
+    File(Box<Samples>),
     /// Those of a model.
-    Model(Planned<'a>),
+    Model(Box<Planned<'a>>),
 }
 
 impl<'a> Source<'a> {
@@ -42,8 +42,8 @@ impl<'a> Source<'a> {
     /// If there is neither, one cannot be used as the options say, or there are not as many labels as samples.
     pub fn open(args: &EvalArgs, model: Option<&'a Loaded>) -> Result<Self> {
         match (args.images.samples.as_deref(), model) {
-            (Some(path), _) => Ok(Self::File(Samples::open(path, args)?)),
-            (None, Some(model)) => Ok(Self::Model(Planned::of(model, args)?)),
+            (Some(path), _) => Ok(Self::File(Box::new(Samples::open(path, args)?))),
+            (None, Some(model)) => Ok(Self::Model(Box::new(Planned::of(model, args)?))),
             (None, None) => Err(usage("--samples or --model is needed for the metrics of images")),
         }
     }
@@ -78,7 +78,7 @@ impl<'a> Source<'a> {
     /// If drawing fails.
     pub fn samples(self, common: &Common) -> Result<Samples> {
         match self {
-            Self::File(samples) => Ok(samples),
+            Self::File(samples) => Ok(*samples),
             Self::Model(planned) => planned.draw(common),
         }
     }
