@@ -204,6 +204,14 @@ fn finish(
     Ok(ModelDir { kind, class_name, config, config_path, scheduler, scheduler_path, weights })
 }
 
+/// Names as a choice: `A, B or C`.
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => names.concat(),
+    }
+}
+
 /// The class of a network: that of its config or, failing that, of the pipeline.
 fn class_name(config: &Config, path: &Path, of_pipeline: Option<String>) -> Result<String, CheckpointError> {
     let class = match config.get("_class_name") {
@@ -216,7 +224,7 @@ fn class_name(config: &Config, path: &Path, of_pipeline: Option<String>) -> Resu
         other => Err(CheckpointError::Config {
             file: path.display().to_string(),
             key: "_class_name".into(),
-            expected: SUPPORTED_CLASSES.join(" or "),
+            expected: one_of(&SUPPORTED_CLASSES),
             found: other.unwrap_or_else(|| config.get("_class_name").map_or("nothing", json_kind).to_owned()),
             remedy: "other networks cannot be opened; check that this is the directory of the network".into(),
         }),

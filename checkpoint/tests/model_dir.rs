@@ -330,11 +330,11 @@ fn configs_that_are_wrong() {
     put("[1]");
     refused(root, &["the file should be a JSON object, found an array"]);
     put("{\"a\": 1}");
-    refused(root, &["config.json: _class_name should be UNet2DModel or UNetCond, found nothing"]);
+    refused(root, &["config.json: _class_name should be UNet2DModel, UNetCond or EncoderClassifier, found nothing"]);
     put("{\"_class_name\": 3}");
     refused(root, &["found a number"]);
     put("{\"_class_name\": \"UNet2DConditionModel\"}");
-    refused(root, &["UNet2DModel or UNetCond, found UNet2DConditionModel"]);
+    refused(root, &["UNetCond or EncoderClassifier, found UNet2DConditionModel"]);
     fs::write(&path, [b"{\"_class_name\": \"".as_slice(), b"\xff\"}"].concat()).unwrap();
     refused(root, &["not valid JSON"]);
     config(&path, &unet());

@@ -148,7 +148,7 @@ fn files_tell_how_images_were_guided() {
     let bench = oracles();
     let options = "sample --model oracle.json --labels 0,1 --per-label 2 --steps 5 --guidance-weight 1.5 --negative-labels 1,none \
                    --guidance-interval 0.2,inf --guidance-rescale 0.5 --dynamic-threshold 0.9 --threshold-max 2 \
-                   --guide weak.json --guide-scale 1.5 --classifier oracle --classifier-scale 0.5";
+                   --guide weak.json --guide-scale 1.5 --classifier oracle --classifier-scale 0.5 --classifier-sigma-max 3";
     let done = bench.run(&format!("{options} --out x.safetensors"));
     assert_eq!(done.code, 0, "{}", done.stderr);
     for part in ["guidance 2.5", "guide 1.5", "classifier 0.5 (score)", "calls of the model", "gradients"] {
@@ -163,7 +163,7 @@ fn files_tell_how_images_were_guided() {
         "guidance_rescale": 0.5,
         "dynamic_threshold": {"percentile": 0.9, "max": 2.0},
         "guide": {"model": "weak.json", "scale": 1.5},
-        "classifier": {"model": "oracle.json", "scale": 0.5, "form": "score"},
+        "classifier": {"model": "oracle.json", "scale": 0.5, "form": "score", "sigma_max": 3.0},
     });
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(&parameters[key], value, "{key}");

@@ -110,7 +110,7 @@ pub fn figures(
             (_, None) => continue,
             (Metric::Fid | Metric::FidInfinity, Some(reference)) => {
                 if factored.is_none() {
-                    factored = Some(Factored::of(&Moments::of(reference.features.view())?)?);
+                    factored = Some(factored_of(reference, "the reference")?);
                 }
                 let factored = factored.as_ref().context("no moments of the reference")?;
                 if metric == Metric::Fid {
@@ -137,9 +137,15 @@ pub fn figures(
     Ok(found)
 }
 
+/// Mean and covariance of a set, ready for distances; `what` says which set it is, should a number of it be none.
+fn factored_of(set: &Extracted, what: &'static str) -> Result<Factored> {
+    let moments = Moments::of(set.features.view()).and_then(|moments| Factored::of(&moments));
+    moments.context(what)
+}
+
 fn fid(factored: &Factored, reference: &Extracted, samples: &Extracted, settings: &Settings) -> Result<Figure> {
     let (x, y) = (reference.features.view(), samples.features.view());
-    let found = factored.distance(&Factored::of(&Moments::of(y)?)?)?;
+    let found = factored.distance(&factored_of(samples, "the samples")?)?;
     let error = match settings.resamples {
         0 => None,
         resamples => Some(frechet_error(x, y, resamples, settings.seed)?),
