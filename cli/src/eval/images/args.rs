@@ -14,7 +14,7 @@ const HEADING: &str = "Metrics of images";
 /// The options.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ImageArgs {
-    /// Samples to judge: .npy or .safetensors as `sample --out` writes them, or bytes [N,C,H,W] as .npy
+    /// Samples to judge: .npy or .safetensors as `sample --out` writes them, or bytes `[N,C,H,W]` as .npy
     /// [default: drawn from --model]
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub samples: Option<PathBuf>,
@@ -36,7 +36,7 @@ pub struct ImageArgs {
     /// Noise levels between the first and the last, for euler, heun and their like [default: those of the model]
     #[arg(long, value_name = "RULE", help_heading = HEADING, value_parser = names(SigmaRule::NAMES))]
     pub sigmas: Option<String>,
-    /// The labels that the samples of the file were drawn for: whole numbers [N] as .npy, or the tensor `labels` of a .safetensors; -1 is none
+    /// The labels that the samples of the file were drawn for: whole numbers `[N]` as .npy, or the tensor `labels` of a .safetensors; -1 is none
     /// [default: the tensor `labels` of the samples' own file]
     #[arg(long, value_name = "FILE", help_heading = HEADING, requires = "samples")]
     pub sample_labels: Option<PathBuf>,
@@ -52,7 +52,7 @@ pub struct ImageArgs {
     /// The classifier whose features are compared and whose answers are counted: a directory [default: the bundled one]
     #[arg(long, value_name = "DIR", help_heading = HEADING)]
     pub judge: Option<PathBuf>,
-    /// Features [N,D] of the samples by another network, as .npy or as the one tensor of a .safetensors
+    /// Features `[N,D]` of the samples by another network, as .npy or as the one tensor of a .safetensors
     #[arg(
         long,
         value_name = "FILE",
@@ -61,7 +61,7 @@ pub struct ImageArgs {
         conflicts_with_all = ["samples", "judge", "no_quantise"]
     )]
     pub sample_features: Option<PathBuf>,
-    /// Features [N,D] of the real images by the same network
+    /// Features `[N,D]` of the real images by the same network
     #[arg(long, value_name = "FILE", help_heading = HEADING, requires = "sample_features")]
     pub reference_features: Option<PathBuf>,
     /// Also the same of as many real images of the other split: what a perfect model would reach
