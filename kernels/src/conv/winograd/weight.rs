@@ -32,17 +32,8 @@ use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 const PART: usize = 64;
 /// Channels and outputs are divided in multiples of this, which every register tile divides or is left over by.
 const UNIT: usize = 16;
-/// The fewest tiles that are transformed at a time.
-const FEWEST_TILES: usize = 24;
-
-/// Floats of sums and transformed tiles that a task works on: 1.5 MB with AVX-512, which comes with second-level caches of 1 to
-/// 2 MB, elsewhere 0.4 MB. Tiles are summed in the order of their blocks, so the size of the cache itself may not decide.
-fn task_floats(isa: Isa) -> usize {
-    match isa {
-        Isa::Avx512 => 384 * 1024,
-        _ => 96 * 1024,
-    }
-}
+/// Floats of sums and transformed tiles that a task works on: 1.5 MB.
+const TASK_FLOATS: usize = 384 * 1024;
 /// Tasks that the work should be divided into, so that several threads find some.
 const TASKS: usize = 16;
 /// Tiles that justify a partial sum of their own.
@@ -75,13 +66,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(floats: usize, tiles: usize, channels: usize, outputs: usize) -> Self {
+    fn new(tiles: usize, channels: usize, outputs: usize) -> Self {
         let (channel_parts, output_parts) = (channels.div_ceil(PART), outputs.div_ceil(PART));
         let parts = channel_parts * output_parts;
         let groups = TASKS.div_ceil(parts).min(tiles / GROUP_TILES).max(1);
         let (widest_in, widest_out) = (widest(channels, channel_parts), widest(outputs, output_parts));
-        let left = floats.saturating_sub(POINTS * widest_in * widest_out);
-        let block = (left / POINTS / (widest_in + widest_out)).clamp(FEWEST_TILES, MOST_TILES);
+        let left = TASK_FLOATS.saturating_sub(POINTS * widest_in * widest_out);
+        let block = (left / POINTS / (widest_in + widest_out)).clamp(24, MOST_TILES);
         Self { tiles, channels, outputs, groups, channel_parts, output_parts, block }
     }
 
@@ -120,7 +111,7 @@ pub(in crate::conv) fn backward_weight(
     db: Option<&mut [f32]>,
 ) {
     let grid = Grid::new(d);
-    let plan = Plan::new(task_floats(isa), grid.tiles(), d.c_in, d.c_out);
+    let plan = Plan::new(grid.tiles(), d.c_in, d.c_out);
     if plan.tiles == 0 {
         return;
     }
@@ -208,11 +199,9 @@ impl WithSimd for Staged<'_> {
             }
             // The first block writes the sums, so that they need not be zeroed.
             match (S::LANES, task.isa) {
-                (16, _) => task.multiply::<S, 8, 8>(s, &block, index > 0, patches, gradients, sums),
-                (4, _) => task.multiply::<S, 8, 8>(s, &block, index > 0, patches, gradients, sums),
-                // Twelve sums hide the latency of the additions better than eight.
-                (_, Isa::Avx2) => task.multiply::<S, 6, 4>(s, &block, index > 0, patches, gradients, sums),
-                _ => task.multiply::<S, 4, 4>(s, &block, index > 0, patches, gradients, sums),
+                (16, _) => task.multiply::<S, 8>(s, &block, index > 0, patches, gradients, sums),
+                (4, _) => task.multiply::<S, 8>(s, &block, index > 0, patches, gradients, sums),
+                _ => task.multiply::<S, 4>(s, &block, index > 0, patches, gradients, sums),
             }
         }
         if let Some((partial, start)) = task.partial_bias {
@@ -263,10 +252,9 @@ impl Task<'_> {
         }
     }
 
-    /// `sums[point][o][c] (+)= sum_tiles gradients[point][tile][o] patches[point][tile][c]`, in register tiles of `MR`
-    /// outputs and, for what is left, `LESS`.
+    /// `sums[point][o][c] (+)= sum_tiles gradients[point][tile][o] patches[point][tile][c]`
     #[inline(always)]
-    fn multiply<S: Simd, const MR: usize, const LESS: usize>(
+    fn multiply<S: Simd, const MR: usize>(
         &self,
         s: S,
         block: &Block,
@@ -276,7 +264,7 @@ impl Task<'_> {
         sums: &mut [f32],
     ) {
         let (channels, outputs) = (self.channels.len(), self.outputs.len());
-        assert!(outputs.is_multiple_of(LESS) && channels.is_multiple_of(S::LANES));
+        assert!(outputs.is_multiple_of(MR) && channels.is_multiple_of(S::LANES));
         for point in 0..POINTS {
             let using = block.using(point / PATCH, point % PATCH);
             let product = Product {
@@ -291,23 +279,15 @@ impl Task<'_> {
             while c < channels {
                 let left = (channels - c) / S::LANES;
                 let vectors = if left == 1 { 1 } else { 2 };
-                let mut o = 0;
-                while o < outputs {
-                    let left = outputs - o;
-                    // Tiles of six are used until multiples of four are left: 32 = 6 + 6 + 6 + 6 + 4 + 4.
-                    let rows = if left.is_multiple_of(MR) || left > 2 * LESS { MR } else { LESS };
-                    assert!(rows <= left, "{rows} of {left} outputs that are left");
-                    // SAFETY: `rows` outputs and `vectors` vectors of channels are left, and the matrices have `tiles` rows
+                for o in (0..outputs).step_by(MR) {
+                    // SAFETY: `MR` outputs and `vectors` vectors of channels are left, and the matrices have `tiles` rows
                     // and the sums a row for each output, as sliced above.
                     unsafe {
-                        match (rows == MR, vectors) {
-                            (true, 1) => product.tile::<S, MR, 1>(s, o, c, accumulate, sums),
-                            (true, _) => product.tile::<S, MR, 2>(s, o, c, accumulate, sums),
-                            (false, 1) => product.tile::<S, LESS, 1>(s, o, c, accumulate, sums),
-                            (false, _) => product.tile::<S, LESS, 2>(s, o, c, accumulate, sums),
+                        match vectors {
+                            1 => product.tile::<S, MR, 1>(s, o, c, accumulate, sums),
+                            _ => product.tile::<S, MR, 2>(s, o, c, accumulate, sums),
                         }
                     }
-                    o += rows;
                 }
                 c += vectors * S::LANES;
             }

@@ -49,26 +49,8 @@ fn every_division_of_the_work_matches_the_reference() {
         let x = numbers(d.in_len(), 1);
         check(&d, &[Part::plain(&x, c_in)], &x);
     }
-    for &isa in Isa::available() {
-        let plan = Plan::new(task_floats(isa), Grid::new(&ConvDims::same(3, 31, 44, 16, 80, 3)).tiles(), 16, 80);
-        assert!(plan.groups > 1 && plan.output_parts > 1 && plan.tiles / plan.groups > plan.block);
-    }
-}
-
-/// Outputs that the register tiles divide, and those that leave every rest.
-#[test]
-fn every_number_of_outputs_matches_the_reference() {
-    for &isa in Isa::available() {
-        for vectors in 1..=9 {
-            let d = ConvDims::same(2, 5, 6, 3 * lanes(isa), vectors * lanes(isa), 3);
-            let (x, dy) = (numbers(d.in_len(), 1), numbers(d.out_len(), 7));
-            let (dw_expected, db_expected) = reference::backward_weight(&d, &x, &dy);
-            let (mut dw, mut db) = (vec![0.0; d.weight_len()], vec![0.0; d.c_out]);
-            backward_weight(isa, &d, &[Part::plain(&x, d.c_in)], &dy, &mut dw, Some(&mut db));
-            assert!(relative_error(&dw, &dw_expected) < 1e-5, "filter {d:?} {isa:?}");
-            assert!(relative_error(&db, &db_expected) < 1e-6, "bias {d:?} {isa:?}");
-        }
-    }
+    let plan = Plan::new(Grid::new(&ConvDims::same(3, 31, 44, 16, 80, 3)).tiles(), 16, 80);
+    assert!(plan.groups > 1 && plan.output_parts > 1 && plan.tiles / plan.groups > plan.block);
 }
 
 #[test]
