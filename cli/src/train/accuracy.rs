@@ -140,6 +140,11 @@ impl Accuracy {
         self.data.is_none() || self.rows.last().is_some_and(|row| row.step == step && row.images == all)
     }
 
+    /// Whether there is no row of this step, although there are test images.
+    pub fn lacks(&self, step: u64) -> bool {
+        self.data.is_some() && self.at(step).is_none()
+    }
+
     /// The last row, if it is of this step.
     pub fn at(&self, step: u64) -> Option<&Row> {
         self.rows.last().filter(|row| row.step == step)

@@ -473,7 +473,7 @@ impl Files<'_> {
     fn lacks_epoch(&self, trainer: &Trainer<'_>) -> bool {
         let ended = trainer.steps_done() > 0 && trainer.steps_done().is_multiple_of(trainer.steps_per_epoch());
         let lacks = match &self.accuracy {
-            Some(accuracy) => !accuracy.is_known(trainer.steps_done()),
+            Some(accuracy) => accuracy.lacks(trainer.steps_done()),
             None => self.run.samples.per_label > 0 && !self.directory.has_samples(&epoch_name(trainer.epochs_done())),
         };
         ended && lacks
