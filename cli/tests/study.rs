@@ -48,6 +48,26 @@ fn a_study_writes_a_report_and_goes_on_where_it_was() {
     assert!(longer.starts_with(&text) && longer.lines().count() == 5, "{longer}");
     bench.fail(&format!("{study} --scales 0,1 --out s --seed 7"), 1, &["another study", "seed 7", "--out"]);
     assert_eq!(bench.bytes("s/cells.csv"), longer.as_bytes());
+    // A run that cannot be drawn is refused before any other is, whatever its place in the list.
+    bench.fail("study guidance --data digits --count 12 --runs ddim:2,ddim:2000 --out t", 2, &["ddim", "2000", "1000"]);
     bench.fail("study guidance --judge nowhere --out t", 1, &["--judge", "nowhere"]);
     bench.fail("study guidance --run ddim --out t", 2, &["--run", "ddim:25"]);
+}
+
+#[test]
+fn a_grid_that_is_asked_for_later_is_drawn_then() {
+    let bench = Bench::new();
+    digits(&bench);
+    let study = "study guidance --data digits --count 10 --scales 0,1 --runs ddim:2 --run ddim:2 --resamples 0 --kinds cfg \
+                 --at-scale 1 --out s";
+    bench.succeed(&format!("{study} --show 0"));
+    assert!(bench.path("s/grid-cfg-0.png").exists() && !bench.path("s/grid-cfg-1.png").exists());
+    let more = bench.run(&format!("{study} --show 0,1"));
+    assert!(more.code == 0 && more.stderr.contains("2 cells, 1 of them measured now"), "{}", more.stderr);
+    let report = String::from_utf8(bench.bytes("s/report.md")).unwrap();
+    for grid in ["grid-cfg-0.png", "grid-cfg-1.png"] {
+        assert!(report.contains(grid) && bench.path(&format!("s/{grid}")).exists(), "{grid}");
+    }
+    // Each cell stands in the file once.
+    assert_eq!(String::from_utf8(bench.bytes("s/cells.csv")).unwrap().lines().count(), 4);
 }

@@ -17,6 +17,17 @@ pub enum Split {
     Test,
 }
 
+impl Split {
+    /// The part that this one is not.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Train => Self::Test,
+            Self::Test => Self::Train,
+        }
+    }
+}
+
 impl fmt::Display for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,6 +1,7 @@
 //! `--classifier`: what tells classes apart while images are drawn.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use tweedie_denoiser::{LevelClassifier, LevelledClassifier, MixtureOracle};
@@ -20,7 +21,8 @@ const BUNDLED: &str = "bundled";
 /// The highest EDM sigma at which a trained classifier is asked: above it hardly any image can be told from another.
 const HIGHEST: f64 = 10.0;
 
-/// A classifier that can guide.
+/// A classifier that can guide; copies share its weights.
+#[derive(Clone)]
 pub struct GuidingClassifier {
     /// The file, in messages and files.
     pub name: String,
@@ -30,11 +32,12 @@ pub struct GuidingClassifier {
 }
 
 /// How it knows.
+#[derive(Clone)]
 enum Kind {
     /// By the densities of a mixture.
-    Exact(Box<MixtureOracle>),
+    Exact(Arc<MixtureOracle>),
     /// By a network of noisy images, and the process that these were noised by.
-    Network(Box<LoadedClassifier>, Box<SchedulerSpec>),
+    Network(Arc<LoadedClassifier>, Arc<SchedulerSpec>),
 }
 
 /// Opens what `--classifier` names, for drawing from `model`.
@@ -62,7 +65,7 @@ fn open_any(path: &Path, model: &Loaded) -> Result<GuidingClassifier> {
                 model.name()
             )));
         };
-        let kind = Kind::Exact(Box::new(oracle.oracle.clone()));
+        let kind = Kind::Exact(Arc::new(oracle.oracle.clone()));
         return Ok(GuidingClassifier { name: oracle.name.clone(), labels: oracle.labels.clone(), kind });
     }
     if path.as_os_str() == BUNDLED {
@@ -74,7 +77,7 @@ fn open_any(path: &Path, model: &Loaded) -> Result<GuidingClassifier> {
     match model::open(Some(path), None)? {
         Loaded::Oracle(oracle) => {
             let labels = oracle.labels.clone();
-            Ok(GuidingClassifier { name: oracle.name.clone(), labels, kind: Kind::Exact(Box::new(oracle.oracle)) })
+            Ok(GuidingClassifier { name: oracle.name.clone(), labels, kind: Kind::Exact(Arc::new(oracle.oracle)) })
         }
         Loaded::Network(network) => bail!(
             "{} is a {}, which is no classifier; give a directory that tweedie train-classifier has written, or an oracle's \
@@ -105,7 +108,7 @@ impl GuidingClassifier {
         };
         let spec = scheduler::from_config(config, path, None)?;
         let labels = (0..loaded.network.classes()).collect();
-        Ok(Self { name, labels, kind: Kind::Network(Box::new(loaded), Box::new(spec)) })
+        Ok(Self { name, labels, kind: Kind::Network(Arc::new(loaded), Arc::new(spec)) })
     }
 
     /// Whether it can judge the states of a run that draws images of `shape` `[N, C, H, W]`.

@@ -6,14 +6,14 @@ mod plot;
 mod report;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use flate2::Crc;
 use ndarray::{Array4, Axis, Slice};
 use tweedie_checkpoint::atomic_write;
-use tweedie_data::{Dataset, Split};
+use tweedie_data::Split;
 use tweedie_denoiser::{NetworkGrad, SeededNoise};
 use tweedie_guidance::ClassifierForm;
 use tweedie_samplers::SchedulerSpec;
@@ -21,7 +21,7 @@ use tweedie_samplers::SchedulerSpec;
 use crate::args::{Common, ProcessArgs};
 use crate::classifier::{self, LoadedClassifier};
 use crate::console::{self, usage};
-use crate::eval::images::{Extracted, Extractor, Metric, Settings, chosen, figures};
+use crate::eval::images::{Extracted, Extractor, Metric, Settings, chosen, figures, open_real};
 use crate::labels::{self, Arrangement};
 use crate::model::{self, Loaded, LoadedNetwork};
 use crate::picture::{self, Layout};
@@ -60,16 +60,22 @@ pub fn run(args: &StudyArgs, common: &Common) -> Result<()> {
 fn guidance(args: &GuidanceStudyArgs, common: &Common) -> Result<()> {
     let start = Instant::now();
     let study = Setting::open(args, common)?;
-    let cells = study.cells()?;
-    fs::create_dir_all(&args.out)
-        .with_context(|| format!("cannot create {}; choose another directory with --out", args.out.display()))?;
+    let cells = study.cells();
     let file = args.out.join(CELLS);
     let identity = study.identity();
     let mut rows = read_rows(&file, &identity)?;
-    let known = rows.len();
-    let missing: Vec<&Cell> = cells.iter().filter(|cell| !rows.iter().any(|row| row.cell == **cell)).collect();
-    let moves = |cell: &&&Cell| cell.steps as u64;
-    let bar = console::progress(common, missing.iter().map(|cell| moves(&cell)).sum(), "steps");
+    // A grid that was not asked for when its cell was measured is drawn with its cell once more.
+    let is_there = |cell: &&Cell| {
+        rows.iter().any(|row| row.cell == **cell) && (!study.shows(cell) || study.grid_path(cell).exists())
+    };
+    let missing: Vec<&Cell> = cells.iter().filter(|cell| !is_there(cell)).collect();
+    // What cannot be drawn is found before anything takes time.
+    for cell in &missing {
+        study.plan(cell).with_context(|| cell.title())?;
+    }
+    fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot create {}; choose another directory with --out", args.out.display()))?;
+    let bar = console::progress(common, missing.iter().map(|cell| cell.steps as u64).sum(), "steps");
     console::report(
         common,
         &format!(
@@ -82,17 +88,18 @@ fn guidance(args: &GuidanceStudyArgs, common: &Common) -> Result<()> {
             }
         ),
     );
-    for cell in missing {
+    for &cell in &missing {
         bar.set_message(cell.title());
         let row = study.measure(cell, &|done| bar.inc(done)).with_context(|| cell.title())?;
         console::report(common, &told(&row));
+        rows.retain(|row| row.cell != *cell);
         rows.push(row);
         atomic_write(&file, cells::to_csv(&identity, &rows).as_bytes())?;
     }
     bar.finish_and_clear();
     // Cells of another list of scales or runs stay in the file, but not in the report.
     let shown: Vec<Row> = cells.iter().filter_map(|cell| rows.iter().find(|row| row.cell == *cell).cloned()).collect();
-    let facts = study.facts()?;
+    let facts = study.facts();
     let write = |name: &str, text: &str| atomic_write(args.out.join(name), text.as_bytes());
     write(PLOT_OF_SCALE, &plot::panels(&report::panels_of_scale(&facts, &shown))?)?;
     write(PLOT_OF_CALLS, &plot::panels(&report::panels_of_calls(&facts, &shown))?)?;
@@ -103,7 +110,7 @@ fn guidance(args: &GuidanceStudyArgs, common: &Common) -> Result<()> {
             "wrote {}: {} cells, {} of them measured now, in {}",
             args.out.join(REPORT).display(),
             shown.len(),
-            rows.len() - known,
+            missing.len(),
             console::seconds(start.elapsed())
         ),
     );
@@ -144,6 +151,22 @@ struct Setting<'a> {
     arrangement: Arrangement,
     at_scale: f64,
     quiet: Common,
+    /// The classifier that guides, if there is one, and the checksum of its weights.
+    noisy: Option<(GuidingClassifier, u32)>,
+}
+
+/// What a cell is drawn with.
+struct Planned {
+    spec: SchedulerSpec,
+    steps: usize,
+    guidance: Guidance,
+}
+
+/// A checksum of a network's weights.
+fn checksum(network: &dyn NetworkGrad) -> u32 {
+    let mut crc = Crc::new();
+    network.params().values().iter().for_each(|value| crc.update(&value.to_le_bytes()));
+    crc.sum()
 }
 
 impl<'a> Setting<'a> {
@@ -166,17 +189,19 @@ impl<'a> Setting<'a> {
         let arrangement = Arrangement::in_turn(&entries, args.count.get());
         let shape = plan::shape(&model, args.count.get(), None)?;
         let judge = classifier::open(args.judge.as_deref()).context("--judge")?;
+        let noisy = noisy(args)?;
         let settings = Settings::usual(args.resamples, args.seed);
         let split = Split::from(args.split);
-        let data = open_data(args, split, &shape, common)?;
+        let [_, c, h, w] = shape;
+        let open = |split| open_real(&args.data, &args.data_options, [c, h, w], split, common);
+        let data = open(split)?;
         let extractor = Extractor { network: &judge.network, range: judge.range };
         let all: Vec<usize> = (0..data.len()).collect();
         let reference = extractor.data(&data, &all, "features of the real images", common)?;
         let reference_name = format!("all {} images of {} ({split})", data.len(), data.name());
         let quiet = Common { quiet: true, ..common.clone() };
-        let other = if split == Split::Test { Split::Train } else { Split::Test };
         // A folder of images may have one part only, and then there is nothing to compare with.
-        let baseline = match open_data(args, other, &shape, common) {
+        let baseline = match open(split.other()) {
             Ok(data) => {
                 let indices = chosen(data.len(), args.count.get(), args.seed);
                 let real = extractor.data(&data, &indices, "features of the baseline", common)?;
@@ -197,20 +222,12 @@ impl<'a> Setting<'a> {
             arrangement,
             at_scale,
             quiet,
+            noisy,
         })
     }
 
-    /// The noisy classifier, if there is one.
-    fn noisy(&self) -> Result<Option<LoadedClassifier>> {
-        match (&self.args.noisy_classifier, &self.args.model.model) {
-            (Some(path), _) => Ok(Some(classifier::open(Some(path)).context("--noisy-classifier")?)),
-            (None, None) => Ok(Some(classifier::open_noisy()?)),
-            (None, Some(_)) => Ok(None),
-        }
-    }
-
     /// Every cell, each once: the scales for each kind, then the runs.
-    fn cells(&self) -> Result<Vec<Cell>> {
+    fn cells(&self) -> Vec<Cell> {
         let args = self.args;
         let RunName { sampler, steps } = &args.run;
         let mut cells: Vec<Cell> = Vec::new();
@@ -220,7 +237,7 @@ impl<'a> Setting<'a> {
             }
         };
         for kind in args.kinds() {
-            if kind == Kind::Classifier && self.noisy()?.is_none() {
+            if kind == Kind::Classifier && self.noisy.is_none() {
                 continue;
             }
             for &scale in &args.scales {
@@ -230,25 +247,20 @@ impl<'a> Setting<'a> {
         for RunName { sampler, steps } in &args.runs {
             add(Cell { kind: Kind::Free, scale: self.at_scale, sampler: sampler.clone(), steps: *steps });
         }
-        Ok(cells)
+        cells
     }
 
     /// What a file of rows has to agree with.
     fn identity(&self) -> String {
-        let weights = |values: &[f32]| {
-            let mut crc = Crc::new();
-            values.iter().for_each(|value| crc.update(&value.to_le_bytes()));
-            crc.sum()
-        };
         let model = match &self.model {
-            Loaded::Network(network) => weights(network.network.params().values()),
+            Loaded::Network(network) => checksum(&network.network),
             Loaded::Oracle(_) => 0,
         };
-        let noisy = self.noisy().ok().flatten().map_or(0, |noisy| weights(noisy.network.params().values()));
+        let noisy = self.noisy.as_ref().map_or(0, |(_, checksum)| *checksum);
         format!(
             "guidance; model {model:08x}; noisy classifier {noisy:08x}; judge {:08x}; reference: {}; count {}; seed {}; \
              resamples {}",
-            weights(self.judge.network.params().values()),
+            checksum(&self.judge.network),
             self.reference_name,
             self.args.count,
             self.args.seed,
@@ -256,10 +268,15 @@ impl<'a> Setting<'a> {
         )
     }
 
-    fn spec(&self, sampler: &str) -> Result<SchedulerSpec> {
+    /// What a cell is drawn with.
+    fn plan(&self, cell: &Cell) -> Result<Planned> {
         let process = ProcessArgs::default();
-        let options = Overrides { sampler: Some(sampler), ..Overrides::none(&process) };
-        plan::scheduler(&self.model, &options)
+        let options = Overrides { sampler: Some(&cell.sampler), ..Overrides::none(&process) };
+        let spec = plan::scheduler(&self.model, &options)?;
+        let steps = plan::steps(Some(cell.steps), &spec)?;
+        spec.plan(steps)?;
+        let guidance = self.guidance(cell, &spec)?;
+        Ok(Planned { spec, steps, guidance })
     }
 
     /// How a cell guides.
@@ -267,8 +284,8 @@ impl<'a> Setting<'a> {
         match cell.kind {
             Kind::Free => Ok(Guidance { scale: cell.scale, ..Guidance::default() }),
             Kind::Classifier => {
-                let noisy = self.noisy()?.context("there is no noisy classifier; give --noisy-classifier")?;
-                let classifier = GuidingClassifier::of_network(noisy)?;
+                let noisy = self.noisy.as_ref().map(|(classifier, _)| classifier.clone());
+                let classifier = noisy.context("there is no noisy classifier; give --noisy-classifier")?;
                 classifier.check(&self.model, spec, self.shape)?;
                 // Without labels the model is what the classifier is to guide.
                 let highest = classifier.highest();
@@ -280,9 +297,7 @@ impl<'a> Setting<'a> {
 
     /// Draws a cell, measures it and, where it is to be shown, writes its grid.
     fn measure(&self, cell: &Cell, tick: &dyn Fn(u64)) -> Result<Row> {
-        let spec = self.spec(&cell.sampler)?;
-        let steps = plan::steps(Some(cell.steps), &spec)?;
-        let guidance = self.guidance(cell, &spec)?;
+        let Planned { spec, steps, guidance } = self.plan(cell)?;
         let drawing = Drawing::new(&self.model, &spec, steps, &self.arrangement.labels, &guidance, self.shape);
         let batches = drawing.ticks() / steps;
         let start = Instant::now();
@@ -322,6 +337,10 @@ impl<'a> Setting<'a> {
         self.args.show.contains(&cell.scale) && cell.sampler == *sampler && cell.steps == *steps
     }
 
+    fn grid_path(&self, cell: &Cell) -> PathBuf {
+        self.args.out.join(grid_name(cell))
+    }
+
     fn write_grid(&self, cell: &Cell, samples: &Array4<f32>) -> Result<()> {
         let entries = self.model.labels().len();
         let count = (ROWS * entries).min(samples.dim().0);
@@ -331,26 +350,25 @@ impl<'a> Setting<'a> {
         let [_, c, h, w] = self.shape;
         let layout = Layout::new([count, c, h, w], &part.columns, headers)?;
         let png = picture::encode(&layout.draw(samples, self.model.range()), &[("Title", &cell.title())])?;
-        Ok(atomic_write(self.args.out.join(grid_name(cell)), &png)?)
+        Ok(atomic_write(self.grid_path(cell), &png)?)
     }
 
-    fn facts(&self) -> Result<Facts> {
+    fn facts(&self) -> Facts {
         let args = self.args;
         let mut command = "tweedie study guidance".to_owned();
         // The words after the program's name and those two, as they were typed.
         for word in std::env::args().skip_while(|word| word != "guidance").skip(1) {
             command += &format!(" {word}");
         }
-        let noisy = self.noisy()?;
         let accuracy = |classifier: &LoadedClassifier| match classifier.accuracy {
             Some(share) => format!(", which names {:.2} % of its test images right", 100.0 * share),
             None => String::new(),
         };
-        let grids = self.cells()?.into_iter().filter(|cell| self.shows(cell));
-        Ok(Facts {
+        let grids = self.cells().into_iter().filter(|cell| self.shows(cell));
+        Facts {
             command,
             model: self.model.name().to_owned(),
-            noisy: noisy.map(|noisy| noisy.name),
+            noisy: self.noisy.as_ref().map(|(classifier, _)| classifier.name.clone()),
             features: format!(
                 "the {} features of {}{}",
                 self.reference.features.ncols(),
@@ -370,7 +388,7 @@ impl<'a> Setting<'a> {
                     (cell, name)
                 })
                 .collect(),
-        })
+        }
     }
 }
 
@@ -388,16 +406,15 @@ fn network(model: &Loaded) -> Result<&LoadedNetwork> {
     }
 }
 
-fn open_data(args: &GuidanceStudyArgs, split: Split, [_, c, h, w]: &[usize; 4], common: &Common) -> Result<Dataset> {
-    let shape = [*c, *h, *w];
-    let data = crate::data::open(&args.data, split, &args.data_options.options_for(&args.data, Some(shape))?, common)?;
-    ensure!(
-        data.shape() == shape,
-        "--data: {} has images of shape {:?}, and the model draws {shape:?}; give data of that shape",
-        data.name(),
-        data.shape()
-    );
-    Ok(data)
+/// The classifier that guides, if there is one: the bundled one for the bundled model.
+fn noisy(args: &GuidanceStudyArgs) -> Result<Option<(GuidingClassifier, u32)>> {
+    let loaded = match (&args.noisy_classifier, &args.model.model) {
+        (Some(path), _) => classifier::open(Some(path)).context("--noisy-classifier")?,
+        (None, None) => classifier::open_noisy()?,
+        (None, Some(_)) => return Ok(None),
+    };
+    let checksum = checksum(&loaded.network);
+    Ok(Some((GuidingClassifier::of_network(loaded)?, checksum)))
 }
 
 /// The five figures of some images.

@@ -19,6 +19,7 @@ use super::metric::Wanted;
 use crate::args::Common;
 use crate::classifier;
 use crate::console::usage;
+use crate::data::DataArgs;
 use crate::model::Loaded;
 pub use compute::{Figure, Settings, figures};
 use drawn::How;
@@ -201,6 +202,7 @@ fn applicable(wanted: &Wanted, source: &Source<'_>) -> Result<Vec<Metric>> {
     Ok(wanted.metrics.iter().copied().filter(|metric| *metric != Metric::Accuracy).collect())
 }
 
+/// The data that the options of `eval` name, or the bundled ones where the samples are of their shape.
 fn open_data(args: &EvalArgs, shape: [usize; 3], split: Split, common: &Common) -> Result<Dataset> {
     let [c, h, w] = shape;
     let spec = match &args.data {
@@ -212,7 +214,16 @@ fn open_data(args: &EvalArgs, shape: [usize; 3], split: Split, common: &Common) 
             )));
         }
     };
-    let data = crate::data::open(spec, split, &args.data_options.options_for(spec, Some(shape))?, common)?;
+    open_real(spec, &args.data_options, shape, split, common)
+}
+
+/// Real images of the shape of samples `[C, H, W]`.
+///
+/// # Errors
+/// If the data cannot be opened, or are of another shape.
+pub fn open_real(spec: &str, options: &DataArgs, shape: [usize; 3], split: Split, common: &Common) -> Result<Dataset> {
+    let [c, h, w] = shape;
+    let data = crate::data::open(spec, split, &options.options_for(spec, Some(shape))?, common)?;
     if data.shape() != shape {
         let [dc, dh, dw] = data.shape();
         return Err(usage(format!(
@@ -241,10 +252,7 @@ fn of_real(
     count: usize,
     common: &Common,
 ) -> Result<(Reference, Vec<Figure>)> {
-    let split = match args.split.map_or(Split::Test, Split::from) {
-        Split::Train => Split::Test,
-        Split::Test => Split::Train,
-    };
+    let split = args.split.map_or(Split::Test, Split::from).other();
     let data = open_data(args, shape, split, common).context("--baseline: the other split")?;
     let indices = chosen(data.len(), count, args.seed);
     let found = extractor.data(&data, &indices, "features of the baseline", common)?;
