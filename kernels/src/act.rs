@@ -5,6 +5,8 @@
 //! ReLU(x) = max(x, 0),  ReLU'(x) = [x > 0]
 //! GELU(x) = x Phi(x),  GELU'(x) = Phi(x) + x phi(x),  with the normal distribution      Hendrycks and Gimpel 2016
 //! Mish(x) = x tanh(ln(1 + exp(x)))                                                      Misra 2019
+//! QuickGELU(x) = x s(1.702 x) = SiLU(1.702 x) / 1.702                        Hendrycks and Gimpel 2016, section 2
+//! GEGLU(x, g) = x GELU(g)                                                               Shazeer 2020, eq. 6
 //! ```
 
 use crate::lanes::{exp, get, put};
@@ -24,6 +26,8 @@ pub enum Act {
     Gelu,
     /// `x tanh(ln(1 + exp(x)))`
     Mish,
+    /// `x / (1 + exp(-1.702 x))`, which CLIP was trained with.
+    QuickGelu,
 }
 
 impl Act {
@@ -57,6 +61,10 @@ macro_rules! per_act {
                 type $a = $crate::act::Mish;
                 $body
             }
+            $crate::act::Act::QuickGelu => {
+                type $a = $crate::act::QuickGelu;
+                $body
+            }
         }
     };
 }
@@ -80,6 +88,8 @@ pub(crate) struct Relu;
 pub(crate) struct Gelu;
 /// x tanh(ln(1 + exp(x)))
 pub(crate) struct Mish;
+/// x s(1.702 x)
+pub(crate) struct QuickGelu;
 
 impl Activation for Identity {
     #[inline(always)]
@@ -191,6 +201,20 @@ impl Activation for Mish {
     }
 }
 
+/// Where QuickGELU takes its sigmoid.
+const STEEPNESS: f32 = 1.702;
+
+impl Activation for QuickGelu {
+    #[inline(always)]
+    fn value<S: Simd>(s: S, x: S::V) -> S::V {
+        s.mul(s.splat(1.0 / STEEPNESS), Silu::value(s, s.mul(s.splat(STEEPNESS), x)))
+    }
+    #[inline(always)]
+    fn pull_back<S: Simd>(s: S, x: S::V, dy: S::V) -> S::V {
+        Silu::pull_back(s, s.mul(s.splat(STEEPNESS), x), dy)
+    }
+}
+
 struct Forward<'a> {
     act: Act,
     x: &'a [f32],
@@ -269,6 +293,41 @@ pub fn backward(act: Act, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     check_len("activation backward", "dy", dy.len(), x.len());
     check_len("activation backward", "dx", dx.len(), x.len());
     rows_mut(dx, 1, |first, dx| dispatch(Backward { act, x: &x[first..], dy: &dy[first..], dx }));
+}
+
+/// `y[r, i] = x[r, i] GELU(x[r, c + i])` for rows of `2 c` numbers, values first.
+///
+/// # Panics
+/// If `x` is not twice as long as `y`, or `y` does not consist of rows of `c`.
+pub fn geglu(c: usize, x: &[f32], y: &mut [f32]) {
+    check_len("GEGLU", "x", x.len(), 2 * y.len());
+    check_len("GEGLU", "y", y.len(), y.len() / c.max(1) * c);
+    rows_mut(y, c, |first, y| dispatch(Geglu { c, x: &x[2 * first * c..][..2 * y.len()], y }));
+}
+
+struct Geglu<'a> {
+    c: usize,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Geglu<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let full = self.c / S::LANES * S::LANES;
+        for (x, y) in self.x.chunks_exact(2 * self.c).zip(self.y.chunks_exact_mut(self.c)) {
+            let (value, gate) = x.split_at(self.c);
+            for i in (0..full).step_by(S::LANES) {
+                let open = Gelu::value(s, get::<S, true>(s, gate, i));
+                put::<S, true>(s, y, i, s.mul(get::<S, true>(s, value, i), open));
+            }
+            if full < self.c {
+                let open = Gelu::value(s, get::<S, false>(s, gate, full));
+                put::<S, false>(s, y, full, s.mul(get::<S, false>(s, value, full), open));
+            }
+        }
+    }
 }
 
 #[cfg(test)]

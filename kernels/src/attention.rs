@@ -7,7 +7,12 @@
 //! ```
 //!
 //! Both passes go through blocks of query rows, whose scores live in scratch memory of the thread; the backward pass
-//! computes P = exp(S - lse) again, so the whole score matrix is never stored.
+//! computes P = exp(S - lse) again, so the whole score matrix is never stored. Many keys are met in blocks, too, with the
+//! running maximum m and sum l of each row (Milakov and Gimelshein 2018, arXiv:1805.02867, algorithm 3):
+//!
+//! ```text
+//! m' = max(m, max S),   P = exp(S - m'),   l' = l exp(m - m') + rowsum P,   O' = O exp(m - m') + P V
+//! ```
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -71,6 +76,9 @@ fn check(d: &AttentionDims, q: &[f32], k: &[f32], v: &[f32], o: &[f32], lse: &[f
 /// Query rows in a block, a multiple of the rows of every register tile.
 const BLOCK: usize = 48;
 
+/// Keys in a block of the forward pass, so that a block of scores stays in the second-level cache; a multiple of every panel.
+const KEYS: usize = 768;
+
 /// Floats of packed keys and values that are kept at a time, unless those of a single head are more.
 const MOST_PACKED: usize = 1 << 22;
 
@@ -106,26 +114,48 @@ fn packed<'m>(isa: Isa, b: Matrix<'_>, k: usize, n: usize, memory: &'m mut Vec<f
     memory
 }
 
-/// Turns rows of scores (`[rows, padded]`) into exp(score - max), and writes max and sum of each row.
+/// Which keys a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    /// All.
+    Full,
+    /// Those of its own position and of the positions before.
+    Causal,
+}
+
+/// Turns rows of scores (`[rows, padded]`) of some keys into exp(score - max), updates max and sum of each row, and writes by what
+/// earlier sums are to be multiplied.
 struct Softmax<'a> {
     scores: &'a mut [f32],
-    kv_len: usize,
+    /// Keys of the block.
+    keys: usize,
+    /// What rows see; the positions of the first row and of the first key.
+    sight: Sight,
+    row: usize,
+    key: usize,
     max_sum: &'a mut [[f32; 2]],
+    factors: &'a mut [f32],
 }
 
 impl WithSimd for Softmax<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        for (row, max_sum) in self.scores.chunks_exact_mut(padded(self.kv_len)).zip(self.max_sum) {
-            row[self.kv_len..].fill(f32::NEG_INFINITY);
+        let rows = self.scores.chunks_exact_mut(padded(self.keys)).zip(self.max_sum).zip(self.factors);
+        for (r, ((row, max_sum), factor)) in rows.enumerate() {
+            let seen = match self.sight {
+                Sight::Full => self.keys,
+                Sight::Causal => (self.row + r + 1).saturating_sub(self.key).min(self.keys),
+            };
+            row[seen..].fill(f32::NEG_INFINITY);
             let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
             let mut max = s.splat(f32::NEG_INFINITY);
             for i in (0..row.len()).step_by(S::LANES) {
                 max = s.max(max, get::<S, true>(s, row, i));
             }
             put::<S, true>(s, &mut lanes, 0, max);
-            let greatest = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let [before, sum_before] = *max_sum;
+            let greatest = lanes.iter().copied().fold(before, f32::max);
             let max = s.splat(greatest);
             let mut sum = s.splat(0.0);
             for i in (0..row.len()).step_by(S::LANES) {
@@ -135,7 +165,9 @@ impl WithSimd for Softmax<'_> {
             }
             lanes.fill(0.0);
             put::<S, true>(s, &mut lanes, 0, sum);
-            *max_sum = [greatest, lanes.iter().sum()];
+            // In the first block nothing is there yet, and the maximum before is minus infinity.
+            *factor = if before == f32::NEG_INFINITY { 0.0 } else { (before - greatest).exp() };
+            *max_sum = [greatest, sum_before.mul_add(*factor, lanes.iter().sum())];
         }
     }
 }
@@ -228,83 +260,158 @@ impl WithSimd for RowDots<'_> {
 /// # Panics
 /// If a slice's length is not that of `d`.
 pub fn forward(d: &AttentionDims, q: &[f32], k: &[f32], v: &[f32], o: &mut [f32], lse: &mut [f32]) {
-    forward_with(Isa::best(), d, q, k, v, o, lse);
+    forward_with(Isa::best(), Sight::Full, d, q, k, v, o, lse);
+}
+
+/// [`forward`] where position i sees positions 0 to i alone, as in a language model. There is no backward pass.
+///
+/// # Panics
+/// If a slice's length is not that of `d`.
+pub fn forward_causal(d: &AttentionDims, q: &[f32], k: &[f32], v: &[f32], o: &mut [f32], lse: &mut [f32]) {
+    forward_with(Isa::best(), Sight::Causal, d, q, k, v, o, lse);
+}
+
+/// The packed keys and values of a head, block by block.
+struct Packing {
+    isa: Isa,
+    head_dim: usize,
+    kv_len: usize,
+}
+
+impl Packing {
+    /// The blocks: first key and number of keys.
+    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let kv_len = self.kv_len;
+        (0..kv_len).step_by(KEYS).map(move |first| (first, KEYS.min(kv_len - first)))
+    }
+
+    /// Floats of the keys and of the values of a block.
+    fn lens(&self, keys: usize) -> [usize; 2] {
+        [gemm::packed_len(self.isa, self.head_dim, keys), gemm::packed_len(self.isa, keys, self.head_dim)]
+    }
+
+    /// Floats of a head.
+    fn len(&self) -> usize {
+        self.blocks().map(|(_, keys)| self.lens(keys).iter().sum::<usize>()).sum()
+    }
+
+    /// Packs rows of keys and values, which begin every `c` floats.
+    fn pack(&self, k: &[f32], v: &[f32], c: usize, mut packed: &mut [f32]) {
+        for (first, count) in self.blocks() {
+            let [keys_len, values_len] = self.lens(count);
+            let (keys, rest) = packed.split_at_mut(keys_len);
+            let (values, rest) = rest.split_at_mut(values_len);
+            gemm::pack(self.isa, Matrix::rows(&k[first * c..], c).t(), self.head_dim, count, keys);
+            gemm::pack(self.isa, Matrix::rows(&v[first * c..], c), count, self.head_dim, values);
+            packed = rest;
+        }
+    }
 }
 
 /// [`forward`] with a given instruction set.
-fn forward_with(isa: Isa, d: &AttentionDims, q: &[f32], k: &[f32], v: &[f32], o: &mut [f32], lse: &mut [f32]) {
+fn forward_with(
+    isa: Isa,
+    sight: Sight,
+    d: &AttentionDims,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    o: &mut [f32],
+    lse: &mut [f32],
+) {
     check(d, q, k, v, o, lse);
     if d.kv_len == 0 {
         o.fill(0.0);
         lse.fill(f32::NEG_INFINITY);
         return;
     }
-    let (c, hd, kv) = (d.heads * d.head_dim, d.head_dim, d.kv_len);
-    let (keys_len, values_len) = (gemm::packed_len(isa, hd, kv), gemm::packed_len(isa, kv, hd));
+    let c = d.heads * d.head_dim;
+    let packing = Packing { isa, head_dim: d.head_dim, kv_len: d.kv_len };
+    let packed_len = packing.len();
     let (o, lse) = (Shared::new(o), Shared::new(lse));
     let blocks = d.q_len.div_ceil(BLOCK);
-    let heads_at_once = (MOST_PACKED / (keys_len + values_len).max(1)).clamp(1, (d.n * d.heads).max(1));
+    let heads_at_once = (MOST_PACKED / packed_len.max(1)).clamp(1, (d.n * d.heads).max(1));
     for first in (0..d.n * d.heads).step_by(heads_at_once) {
         let heads = heads_at_once.min(d.n * d.heads - first);
-        with_kept(&PACKED as &Kept<f32>, heads * (keys_len + values_len), |packed| {
-            let (keys, values) = packed.split_at_mut(heads * keys_len);
-            let (shared_keys, shared_values) = (Shared::new(keys), Shared::new(values));
+        with_kept(&PACKED as &Kept<f32>, heads * packed_len, |packed| {
+            let shared = Shared::new(packed);
             tasks(heads, |i| {
                 let at = d.kv_start(first + i);
                 // SAFETY: each task takes the place of its own head.
-                unsafe {
-                    let keys = shared_keys.part(i * keys_len, keys_len);
-                    gemm::pack(isa, Matrix::rows(&k[at..], c).t(), hd, kv, keys);
-                    let values = shared_values.part(i * values_len, values_len);
-                    gemm::pack(isa, Matrix::rows(&v[at..], c), kv, hd, values);
-                }
+                packing.pack(&k[at..], &v[at..], c, unsafe { shared.part(i * packed_len, packed_len) });
             });
-            let (keys, values) = (&*keys, &*values);
+            let packed = &*packed;
             tasks(heads * blocks, |i| {
                 let (head, block) = (i / blocks, i % blocks);
-                let keys = &keys[head * keys_len..][..keys_len];
-                let values = &values[head * values_len..][..values_len];
-                SCRATCH.with_borrow_mut(|scratch| {
-                    forward_block(isa, d, q, first + head, block * BLOCK, (keys, values), (o, lse), scratch);
-                });
+                let packed = &packed[head * packed_len..][..packed_len];
+                let rows = Rows { sight, d, q, head: first + head, first: block * BLOCK };
+                SCRATCH.with_borrow_mut(|scratch| rows.forward(&packing, packed, (o, lse), scratch));
             });
         });
     }
 }
 
-/// Some query rows of one head, against its packed keys (transposed) and values.
-fn forward_block(
-    isa: Isa,
-    d: &AttentionDims,
-    q: &[f32],
+/// Some query rows of one head.
+struct Rows<'a> {
+    sight: Sight,
+    d: &'a AttentionDims,
+    q: &'a [f32],
     head: usize,
     first: usize,
-    (keys, values): (&[f32], &[f32]),
-    (o, lse): (Shared<'_, f32>, Shared<'_, f32>),
-    scratch: &mut Scratch,
-) {
-    let (c, hd, kv, stride) = (d.heads * d.head_dim, d.head_dim, d.kv_len, padded(d.kv_len));
-    let (rows, at) = (BLOCK.min(d.q_len - first), d.q_start(head) + first * c);
-    let Scratch { scores, rows: packed_a, .. } = scratch;
-    scores.resize(rows * stride, 0.0);
-    let a = Matrix::rows(&q[at..], c);
-    let product = Product { m: rows, n: kv, k: hd, alpha: d.scale(), a, packed_b: keys, accumulate: false, packed_a };
-    // SAFETY: the scores are this thread's own.
-    unsafe { product.into(isa, Target { data: Shared::new(scores), start: 0, row: stride }) };
+}
 
-    let mut max_sum = [[0f32; 2]; BLOCK];
-    dispatch_to(isa, Softmax { scores, kv_len: kv, max_sum: &mut max_sum[..rows] });
+impl Rows<'_> {
+    /// Against the packed keys and values of the head.
+    fn forward(
+        &self,
+        packing: &Packing,
+        mut packed: &[f32],
+        (o, lse): (Shared<'_, f32>, Shared<'_, f32>),
+        scratch: &mut Scratch,
+    ) {
+        let Self { sight, d, q, head, first } = *self;
+        let (isa, c, hd) = (packing.isa, d.heads * d.head_dim, d.head_dim);
+        let (rows, at) = (BLOCK.min(d.q_len - first), d.q_start(head) + first * c);
+        let Scratch { scores, rows: packed_a, .. } = scratch;
+        let mut max_sum = [[f32::NEG_INFINITY, 0.0]; BLOCK];
+        for (key, count) in packing.blocks() {
+            if sight == Sight::Causal && key >= first + rows {
+                break;
+            }
+            let (stride, [keys_len, values_len]) = (padded(count), packing.lens(count));
+            let (keys, rest) = packed.split_at(keys_len);
+            let (values, rest) = rest.split_at(values_len);
+            packed = rest;
+            scores.resize(rows * stride, 0.0);
+            let a = Matrix::rows(&q[at..], c);
+            let alpha = d.scale();
+            let product = Product { m: rows, n: count, k: hd, alpha, a, packed_b: keys, accumulate: false, packed_a };
+            // SAFETY: the scores are this thread's own.
+            unsafe { product.into(isa, Target { data: Shared::new(scores), start: 0, row: stride }) };
 
-    let a = Matrix::rows(scores, stride);
-    let product = Product { m: rows, n: hd, k: kv, alpha: 1.0, a, packed_b: values, accumulate: false, packed_a };
-    // SAFETY: these rows of this head belong to this task.
-    unsafe { product.into(isa, Target { data: o, start: at, row: c }) };
-    // SAFETY: these rows of this head belong to this task.
-    let lse = unsafe { lse.part(head * d.q_len + first, rows) };
-    for (i, (lse, [max, sum])) in lse.iter_mut().zip(max_sum).enumerate() {
-        *lse = max + sum.ln();
-        // SAFETY: this row of this head belongs to this task.
-        dispatch_to(isa, Scale { factor: 1.0 / sum, x: unsafe { o.part(at + i * c, hd) } });
+            let mut factors = [0f32; BLOCK];
+            let (max_sum, factors) = (&mut max_sum[..rows], &mut factors[..rows]);
+            dispatch_to(isa, Softmax { scores, keys: count, sight, row: first, key, max_sum, factors });
+
+            if key > 0 {
+                for (i, factor) in factors.iter().enumerate().filter(|(_, factor)| **factor != 1.0) {
+                    // SAFETY: this row of this head belongs to this task.
+                    dispatch_to(isa, Scale { factor: *factor, x: unsafe { o.part(at + i * c, hd) } });
+                }
+            }
+            let a = Matrix::rows(scores, stride);
+            let accumulate = key > 0;
+            let product = Product { m: rows, n: hd, k: count, alpha: 1.0, a, packed_b: values, accumulate, packed_a };
+            // SAFETY: these rows of this head belong to this task.
+            unsafe { product.into(isa, Target { data: o, start: at, row: c }) };
+        }
+        // SAFETY: these rows of this head belong to this task.
+        let lse = unsafe { lse.part(head * d.q_len + first, rows) };
+        for (i, (lse, [max, sum])) in lse.iter_mut().zip(max_sum).enumerate() {
+            *lse = max + sum.ln();
+            // SAFETY: this row of this head belongs to this task.
+            dispatch_to(isa, Scale { factor: 1.0 / sum, x: unsafe { o.part(at + i * c, hd) } });
+        }
     }
 }
 

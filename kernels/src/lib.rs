@@ -23,3 +23,4 @@ pub mod simd;
 pub mod sinusoid;
 #[cfg(test)]
 mod testing;
+pub mod weight;

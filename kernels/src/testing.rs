@@ -73,7 +73,7 @@ pub(crate) fn assert_same_bits_for_any_pool(f: impl Fn() -> Vec<Vec<f32>> + Sync
 }
 
 /// Every activation.
-pub(crate) const ACTS: [Act; 5] = [Act::None, Act::Silu, Act::Relu, Act::Gelu, Act::Mish];
+pub(crate) const ACTS: [Act; 6] = [Act::None, Act::Silu, Act::Relu, Act::Gelu, Act::Mish, Act::QuickGelu];
 
 /// An activation in f64.
 pub(crate) fn act(act: Act, x: f64) -> f64 {
@@ -83,6 +83,7 @@ pub(crate) fn act(act: Act, x: f64) -> f64 {
         Act::Relu => x.max(0.0),
         Act::Gelu => x * normal_distribution(x),
         Act::Mish => x * x.exp().ln_1p().tanh(),
+        Act::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
     }
 }
 
@@ -97,6 +98,10 @@ pub(crate) fn slope(act: Act, x: f64) -> f64 {
         Act::Mish => {
             let t = x.exp().ln_1p().tanh();
             t + x * (1.0 - t * t) * sigmoid
+        }
+        Act::QuickGelu => {
+            let sigmoid = 1.0 / (1.0 + (-1.702 * x).exp());
+            sigmoid * (1.0 + 1.702 * x * (1.0 - sigmoid))
         }
     }
 }

@@ -26,7 +26,7 @@ fn values_and_slopes_agree_with_f64_for_every_instruction_set() {
 #[test]
 fn smooth_activations_are_accurate_over_all_magnitudes() {
     let x: Vec<f32> = (-3000..3000).map(|i| i as f32 * 0.05).chain((-37..38).map(|e| 10f32.powi(e))).collect();
-    for (act, relative) in [(Act::Silu, 5e-7), (Act::Gelu, 5e-6), (Act::Mish, 5e-7)] {
+    for (act, relative) in [(Act::Silu, 5e-7), (Act::Gelu, 5e-6), (Act::Mish, 5e-7), (Act::QuickGelu, 2e-5)] {
         let mut y = vec![0.0; x.len()];
         let mut slope = vec![0.0; x.len()];
         forward(act, &x, &mut y);
@@ -43,6 +43,22 @@ fn smooth_activations_are_accurate_over_all_magnitudes() {
             let exact = testing::slope(act, wide);
             assert!((f64::from(slope) - exact).abs() <= 6e-7, "{act:?}'({x}) = {slope}, exactly {exact}");
         }
+    }
+}
+
+#[test]
+fn gates_are_opened_by_gelu() {
+    for (rows, c) in [(0, 3), (1, 1), (3, 7), (2, 16), (5, 37), (300, 128)] {
+        let x = numbers(2 * rows * c, 1);
+        let mut y = vec![f32::NAN; rows * c];
+        geglu(c, &x, &mut y);
+        let exact: Vec<f64> = (0..rows * c)
+            .map(|i| {
+                let row = &x[i / c * 2 * c..][..2 * c];
+                f64::from(row[i % c]) * testing::act(Act::Gelu, f64::from(row[c + i % c]))
+            })
+            .collect();
+        assert_close(&format!("{rows} {c}"), &y, &exact, 6e-7);
     }
 }
 

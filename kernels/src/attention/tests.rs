@@ -7,6 +7,10 @@ fn dims(n: usize, q_len: usize, kv_len: usize, heads: usize, head_dim: usize) ->
 
 /// o and lse, element by element.
 fn reference(d: &AttentionDims, q: &[f64], k: &[f64], v: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    reference_of(Sight::Full, d, q, k, v)
+}
+
+fn reference_of(sight: Sight, d: &AttentionDims, q: &[f64], k: &[f64], v: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let (mut o, mut lse) = (vec![0f64; d.q_elements()], vec![0f64; d.lse_len()]);
     let at = |n: usize, len: usize, i: usize, head: usize, x: usize| ((n * len + i) * d.heads + head) * d.head_dim + x;
     for n in 0..d.n {
@@ -16,7 +20,8 @@ fn reference(d: &AttentionDims, q: &[f64], k: &[f64], v: &[f64]) -> (Vec<f64>, V
                     let product = |x| q[at(n, d.q_len, i, head, x)] * k[at(n, d.kv_len, j, head, x)];
                     (0..d.head_dim).map(product).sum::<f64>() / (d.head_dim as f64).sqrt()
                 };
-                let scores: Vec<f64> = (0..d.kv_len).map(score).collect();
+                let seen = if sight == Sight::Full { d.kv_len } else { d.kv_len.min(i + 1) };
+                let scores: Vec<f64> = (0..seen).map(score).collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
                 lse[(n * d.heads + head) * d.q_len + i] = max + sum.ln();
@@ -46,16 +51,51 @@ fn forward_agrees_with_the_reference_for_every_instruction_set() {
         dims(1, 67, 31, 1, 33),
         dims(1, 197, 256, 1, 64),
         dims(1, 48, 17, 2, 128),
+        dims(1, 50, 1700, 2, 5),
     ];
     for &isa in Isa::available() {
         for d in shapes {
             let [q, k, v] = tensors(&d);
             let (mut o, mut lse) = (vec![f32::NAN; d.q_elements()], vec![f32::NAN; d.lse_len()]);
-            forward_with(isa, &d, &q, &k, &v, &mut o, &mut lse);
+            forward_with(isa, Sight::Full, &d, &q, &k, &v, &mut o, &mut lse);
             let (exact_o, exact_lse) = reference(&d, &wide(&q), &wide(&k), &wide(&v));
             assert_close(&format!("{isa:?} {d:?} o"), &o, &exact_o, 2e-6);
             assert_close(&format!("{isa:?} {d:?} lse"), &lse, &exact_lse, 1e-6);
         }
+    }
+}
+
+#[test]
+fn a_causal_attention_agrees_with_the_reference_for_every_instruction_set() {
+    let shapes =
+        [dims(1, 1, 1, 1, 1), dims(2, 5, 5, 3, 3), dims(2, 77, 77, 2, 16), dims(1, 850, 850, 1, 4), dims(1, 60, 20, 1, 4)];
+    for &isa in Isa::available() {
+        for d in shapes {
+            let [q, k, v] = tensors(&d);
+            let (mut o, mut lse) = (vec![f32::NAN; d.q_elements()], vec![f32::NAN; d.lse_len()]);
+            forward_with(isa, Sight::Causal, &d, &q, &k, &v, &mut o, &mut lse);
+            let (exact_o, exact_lse) = reference_of(Sight::Causal, &d, &wide(&q), &wide(&k), &wide(&v));
+            assert_close(&format!("{isa:?} {d:?} o"), &o, &exact_o, 2e-6);
+            assert_close(&format!("{isa:?} {d:?} lse"), &lse, &exact_lse, 1e-6);
+        }
+    }
+}
+
+/// A later block whose scores are far larger or smaller than those before must not disturb the sums.
+#[test]
+fn blocks_of_very_different_scores_are_joined() {
+    let d = dims(1, 3, 2000, 1, 2);
+    for sizes in [[1.0, 40.0, 0.01], [40.0, 1.0, 90.0], [90.0, 0.0, 1.0]] {
+        let [q, mut k, v] = tensors(&d);
+        for (i, k) in k.iter_mut().enumerate() {
+            *k *= sizes[i / 2 / KEYS];
+        }
+        let (mut o, mut lse) = (vec![f32::NAN; d.q_elements()], vec![f32::NAN; d.lse_len()]);
+        forward(&d, &q, &k, &v, &mut o, &mut lse);
+        let (exact_o, exact_lse) = reference(&d, &wide(&q), &wide(&k), &wide(&v));
+        // Scores of some hundreds are rounded to some 1e-5, and their exponentials accordingly.
+        assert_close("o", &o, &exact_o, 1e-4);
+        assert_close("lse", &lse, &exact_lse, 1e-6);
     }
 }
 
@@ -67,7 +107,7 @@ fn gradients_agree_with_finite_differences_for_every_instruction_set() {
         {
             let [q, k, v] = tensors(&d);
             let (mut o, mut lse) = (vec![0.0; d.q_elements()], vec![0.0; d.lse_len()]);
-            forward_with(isa, &d, &q, &k, &v, &mut o, &mut lse);
+            forward_with(isa, Sight::Full, &d, &q, &k, &v, &mut o, &mut lse);
             let d_o = numbers(d.q_elements(), 4);
             let before = [numbers(q.len(), 5), numbers(k.len(), 6), numbers(v.len(), 7)];
             let [mut dq, mut dk, mut dv] = before.clone();

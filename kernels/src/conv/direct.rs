@@ -10,20 +10,22 @@ use crate::simd::Isa;
 
 /// The forward pass.
 pub(super) fn forward(d: &ConvDims, parts: &[Part<'_>], panels: &Panels, bias: Option<&[f32]>, target: Target<'_>) {
-    let y = target.values;
+    let (columns, row, y) = (target.columns(), target.channels, target.values);
     assert_eq!(y.len(), d.out_len(), "conv::forward: floats of the output for {d:?}");
+    assert_eq!(columns.len(), panels.outputs, "conv::forward: output channels for {d:?}");
+    let whole = columns.len() == row;
     assert!(bias.is_none() || !target.accumulate, "conv::forward: a bias for a result that is added to a tensor");
     let start = if target.accumulate { Start::Accumulate } else { Start::Bias(bias) };
     let window = &Window::forward(d);
     with_one_part(d, parts, |part| {
-        if is_narrow(d.c_out) {
+        if whole && is_narrow(d.c_out) {
             return narrow::convolve(window, part, panels, start, y);
         }
-        if thin::fits(d.taps(), d.c_in, d.c_out) {
+        if whole && thin::fits(d.taps(), d.c_in, d.c_out) {
             return thin::convolve(window, part, panels, start, y);
         }
         let (out_h, out_w) = (d.out_h(), d.out_w());
-        Gather { x: part.values, channels: d.c_in, panels, start }.rows(
+        Gather { x: part.values, channels: d.c_in, panels, start, row, first: columns.start }.rows(
             y,
             d.out_pixels(),
             &d.each_tap(),
@@ -54,7 +56,7 @@ pub(super) fn backward_input(d: &ConvDims, panels: &Panels, dy: &[f32], target: 
         }
     }
     let (out_h, out_w) = (d.out_h(), d.out_w());
-    let gather = Gather { x: dy, channels: d.c_out, panels, start };
+    let gather = Gather { x: dy, channels: d.c_out, panels, start, row: d.c_in, first: 0 };
     // An input pixel meets only the taps of its own phase: with stride 2, each of the four classes is a convolution.
     for (row_phase, col_phase) in (0..d.stride).flat_map(|a| (0..d.stride).map(move |b| (a, b))) {
         let meets = |phase: usize, tap: usize| (phase + d.pad_before + 2 * d.stride - tap).is_multiple_of(d.stride);

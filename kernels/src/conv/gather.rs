@@ -44,6 +44,9 @@ pub(super) struct Gather<'a> {
     pub(super) channels: usize,
     pub(super) panels: &'a Panels,
     pub(super) start: Start<'a>,
+    /// Floats of an output pixel, and the first of them that the panels make.
+    pub(super) row: usize,
+    pub(super) first: usize,
 }
 
 /// A filter tap: its row and column.
@@ -81,7 +84,7 @@ impl Gather<'_> {
                 let mut places = [0usize; BLOCK_ROWS];
                 for (r, at) in places[..count].iter_mut().enumerate() {
                     let place = place(first + r);
-                    *at = pixel(place) * outputs;
+                    *at = pixel(place) * self.row + self.first;
                     assert!(*at + outputs <= y_len, "convolution: output row {at} of {y_len}");
                     for (t, &tap) in taps.iter().enumerate().filter(|_| channels > 0) {
                         if let Some(pixel) = source(place, tap) {

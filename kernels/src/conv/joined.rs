@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use super::pack::lanes;
 use super::winograd::{self, WinogradPanels};
-use super::{Algorithm, ConvDims, Filter, Part, Target, direct};
+use super::{Algorithm, ConvDims, Filter, Part, Target, direct, stream};
 use crate::par::{Kept, rows_mut, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch};
 
@@ -23,7 +23,7 @@ thread_local! {
 /// # Panics
 /// If a slice or the filter does not have the size that `d` says.
 pub fn forward_joined(d: &ConvDims, parts: &[Part<'_>], filter: &Filter, bias: Option<&[f32]>, target: Target<'_>) {
-    forward_joined_by(d.algorithm(filter.forward_winograd().is_some()), d, parts, filter, bias, target);
+    forward_joined_by(d.algorithm(filter.is_transformed()), d, parts, filter, bias, target);
 }
 
 pub(super) fn forward_joined_by(
@@ -38,6 +38,9 @@ pub(super) fn forward_joined_by(
     filter.check("conv::forward", d);
     if let Some(bias) = bias {
         assert_eq!(bias.len(), d.c_out, "conv::forward: floats of the bias for {d:?}");
+    }
+    if let Some(stored) = filter.stored() {
+        return stream::forward(algorithm, filter.isa(), d, parts, stored.view(), bias, target);
     }
     match filter.forward_winograd() {
         Some(panels) if algorithm == Algorithm::Winograd => {
@@ -141,7 +144,7 @@ fn check_parts(operation: &str, d: &ConvDims, parts: &[Part<'_>]) {
 }
 
 /// Whether every part has whole vectors of channels.
-fn whole(isa: Isa, mut channels: impl Iterator<Item = usize>) -> bool {
+pub(super) fn whole(isa: Isa, mut channels: impl Iterator<Item = usize>) -> bool {
     channels.all(|c| c.is_multiple_of(lanes(isa)))
 }
 

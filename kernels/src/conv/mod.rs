@@ -19,6 +19,7 @@ mod pack;
 mod part;
 #[cfg(test)]
 mod reference;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod thin;

@@ -1,11 +1,16 @@
 //! Filters in the order in which the register tiles read them.
 
+use std::cell::Cell;
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::ConvDims;
 use super::gather::Tap;
 use super::winograd::WinogradPanels;
+use crate::par::{Kept, with_kept};
 use crate::simd::Isa;
+use crate::weight::{Stored, Weight};
 
 /// One operand of the product, `[panel][tap][channel][width]`, zeros where the last panel is wider than the output.
 ///
@@ -25,13 +30,24 @@ pub(super) struct Panels {
 
 impl Panels {
     pub(super) fn new(isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
-        let vectors = panel_vectors(isa, outputs);
-        let width = (vectors * lanes(isa)).max(1);
-        let values = vec![0.0; Self::floats(isa, taps, channels, outputs)];
-        Self { isa, vectors, width, taps, channels, outputs, values }
+        Self::within(Vec::new(), isa, taps, channels, outputs)
     }
 
-    fn floats(isa: Isa, taps: usize, channels: usize, outputs: usize) -> usize {
+    /// Panels in memory that another use has left, whatever it holds.
+    pub(super) fn within(memory: Vec<f32>, isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
+        let mut values = memory;
+        values.resize(Self::floats(isa, taps, channels, outputs), 0.0);
+        Self { values, ..Self::empty(isa, taps, channels, outputs) }
+    }
+
+    /// Panels without their values.
+    fn empty(isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
+        let vectors = panel_vectors(isa, outputs);
+        let width = (vectors * lanes(isa)).max(1);
+        Self { isa, vectors, width, taps, channels, outputs, values: Vec::new() }
+    }
+
+    pub(super) fn floats(isa: Isa, taps: usize, channels: usize, outputs: usize) -> usize {
         outputs.next_multiple_of((panel_vectors(isa, outputs) * lanes(isa)).max(1)) * taps * channels
     }
 
@@ -56,6 +72,37 @@ impl Panels {
         });
     }
 
+    /// Writes the weights of the outputs from `first` on, `[output][channel][tap]`, in panel order.
+    pub(super) fn fill_stored(&mut self, weight: Weight<'_>, first: usize) {
+        let (width, taps, channels, outputs) = (self.width, self.taps, self.channels, self.outputs);
+        let (row, panel_len) = (taps * channels, width * taps * channels);
+        assert!(weight.len() >= (first + outputs) * row, "floats of the filters");
+        if panel_len == 0 {
+            return;
+        }
+        let at_once = (ROW_FLOATS / taps).max(1).min(channels);
+        self.values.par_chunks_mut(panel_len).enumerate().for_each(|(panel, values)| {
+            let start = first + panel * width;
+            let count = width.min(first + outputs - start);
+            with_kept(&ROWS as &Kept<f32>, count * at_once * taps, |rows| {
+                for channel in (0..channels).step_by(at_once) {
+                    let len = at_once.min(channels - channel) * taps;
+                    for (k, numbers) in rows.chunks_exact_mut(len).take(count).enumerate() {
+                        weight.widen((start + k) * row + channel * taps, numbers);
+                    }
+                    for at in 0..len {
+                        let to = ((at % taps) * channels + channel + at / taps) * width;
+                        let to = &mut values[to..to + width];
+                        for k in 0..count {
+                            to[k] = rows[k * len + at];
+                        }
+                        to[count..].fill(0.0);
+                    }
+                }
+            });
+        });
+    }
+
     /// The index of a filter tap.
     #[inline(always)]
     pub(super) fn tap(&self, (u, v): Tap) -> usize {
@@ -67,6 +114,14 @@ impl Panels {
         let len = self.width * self.taps * self.channels;
         &self.values[index * len..][..len]
     }
+}
+
+/// Floats of an output's weights that are brought into panel order at a time.
+const ROW_FLOATS: usize = 512;
+
+thread_local! {
+    /// Weights of some outputs, widened.
+    static ROWS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Whether so few outputs are made that vectors of channels waste less than vectors of outputs.
@@ -112,6 +167,8 @@ pub struct Filter {
     transformed: bool,
     /// Whether the gathered form is kept, too, where there is a transformed one.
     gathered: bool,
+    /// Weights that are kept as a file holds them, instead of any packed form.
+    streamed: Option<Arc<dyn Stored>>,
 }
 
 impl Filter {
@@ -136,6 +193,27 @@ impl Filter {
         Self { transformed: false, forward_winograd: None, ..Self::new(kernel, c_in, c_out) }
     }
 
+    /// A filter whose weights `[c_out, c_in, kernel, kernel]` stay as they are stored: each forward pass packs them anew, in
+    /// pieces that fit into the caches. There is no backward pass.
+    ///
+    /// # Panics
+    /// If `weight` does not have the filter's size.
+    pub fn streamed(kernel: usize, stride: usize, c_in: usize, c_out: usize, weight: Arc<dyn Stored>) -> Self {
+        let (isa, taps, found) = (Isa::best(), kernel * kernel, weight.view().len());
+        assert_eq!(found, taps * c_in * c_out, "Filter::streamed: numbers of the weight [{c_out}, {c_in}, {taps}]");
+        Self {
+            kernel,
+            forward: Panels::empty(isa, taps, c_in, c_out),
+            backward: Panels::empty(isa, taps, 0, c_in),
+            forward_winograd: None,
+            backward_winograd: None,
+            has_backward: false,
+            transformed: stride == 1 && WinogradPanels::fits(isa, kernel, c_in, c_out),
+            gathered: false,
+            streamed: Some(weight),
+        }
+    }
+
     /// Floats that a filter takes for the forward pass: [`Filter::same`] of stride 1, and [`Filter::strided`].
     pub fn forward_floats(kernel: usize, stride: usize, c_in: usize, c_out: usize) -> usize {
         let isa = Isa::best();
@@ -158,15 +236,17 @@ impl Filter {
             has_backward: false,
             transformed: true,
             gathered: true,
+            streamed: None,
         }
     }
 
     /// Packs `weight` `[c_out, c_in, kernel, kernel]` (PyTorch's order); `backward` adds what [`super::backward_input`] needs.
     ///
     /// # Panics
-    /// If `weight` does not have the filter's size.
+    /// If `weight` does not have the filter's size, or the filter keeps its weights as they are stored.
     pub fn pack(&mut self, weight: &[f32], backward: bool) {
         let (taps, c_in, c_out) = (self.forward.taps, self.forward.channels, self.forward.outputs);
+        assert!(self.streamed.is_none(), "Filter::pack: a filter of Filter::streamed keeps its weights");
         assert_eq!(weight.len(), taps * c_in * c_out, "Filter::pack: floats of the weight [{c_out}, {c_in}, {taps}]");
         if self.gathered || self.forward_winograd.is_none() {
             self.forward.fill(|o, c, tap| weight[(o * c_in + c) * taps + tap]);
@@ -208,6 +288,16 @@ impl Filter {
 
     pub(super) fn backward_winograd(&self) -> Option<&WinogradPanels> {
         self.backward_winograd.as_ref().filter(|_| self.has_backward)
+    }
+
+    /// The weights of [`Filter::streamed`].
+    pub(super) fn stored(&self) -> Option<&dyn Stored> {
+        self.streamed.as_deref()
+    }
+
+    /// Whether the forward pass has a transformed form, at hand or to be made.
+    pub(super) fn is_transformed(&self) -> bool {
+        self.forward_winograd.is_some() || self.streamed.is_some() && self.transformed
     }
 
     /// Floats that are kept.

@@ -1,5 +1,7 @@
 //! What a convolution reads and writes: tensors whose channels are joined without being copied together.
 
+use std::ops::Range;
+
 use crate::channels::add_row;
 use crate::map::{Map, read_row};
 use crate::simd::Simd;
@@ -77,21 +79,34 @@ pub struct Target<'a> {
     pub channels: usize,
     /// Whether the result is added to what the tensor holds; otherwise it is overwritten.
     pub accumulate: bool,
+    /// The channels that the result has, where these are not all.
+    pub(super) only: Option<(usize, usize)>,
 }
 
 impl<'a> Target<'a> {
     /// A tensor to be overwritten.
     pub fn overwrite(values: &'a mut [f32], channels: usize) -> Self {
-        Self { values, channels, accumulate: false }
+        Self { values, channels, accumulate: false, only: None }
     }
 
     /// The same target for a shorter time.
     pub(super) fn reborrow(&mut self) -> Target<'_> {
-        Target { values: self.values, channels: self.channels, accumulate: self.accumulate }
+        Target { values: self.values, channels: self.channels, accumulate: self.accumulate, only: self.only }
+    }
+
+    /// Some channels of it, for a shorter time.
+    pub(super) fn only(&mut self, channels: Range<usize>) -> Target<'_> {
+        Target { only: Some((channels.start, channels.end)), ..self.reborrow() }
+    }
+
+    /// The channels that the result has.
+    pub(super) fn columns(&self) -> Range<usize> {
+        let (start, end) = self.only.unwrap_or((0, self.channels));
+        start..end
     }
 
     /// A tensor that the result is added to.
     pub fn accumulate(values: &'a mut [f32], channels: usize) -> Self {
-        Self { values, channels, accumulate: true }
+        Self { values, channels, accumulate: true, only: None }
     }
 }

@@ -16,6 +16,7 @@
 
 pub mod batch;
 pub mod group;
+pub mod layer;
 
 use crate::act::{Act, Activation, per_act};
 use crate::lanes::{MAX_LANES, get, put};

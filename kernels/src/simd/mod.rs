@@ -179,3 +179,27 @@ pub(crate) fn dispatch_to<O: WithSimd>(isa: Isa, op: O) -> O::Output {
         _ => op.with_simd(portable::Portable),
     }
 }
+
+/// `y = x`, of half precision.
+pub(crate) fn widen_f16(x: &[u16], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len(), "widening half precision: numbers");
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("f16c") && is_x86_feature_detected!("avx") {
+        // SAFETY: the features were detected on this processor.
+        unsafe { x86::widen_f16(x, y) };
+        return;
+    }
+    x.iter().zip(y).for_each(|(x, y)| *y = half(*x));
+}
+
+/// The number that these bits are in half precision.
+pub(crate) fn half(bits: u16) -> f32 {
+    let (sign, size) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff));
+    // With the exponent's field moved to its place in f32 the number is too small by 2^112, subnormal numbers, too; what is not
+    // finite becomes 2^16 and more, and gets the largest exponent.
+    let scaled = f32::from_bits(size << 13) * f32::from_bits((127 + 112) << 23);
+    let size = if size >= 0x7c00 { scaled.to_bits() | 0x7f80_0000 } else { scaled.to_bits() };
+    // A signalling NaN becomes a quiet one, as in hardware.
+    let quiet = if size > 0x7f80_0000 { size | 0x0040_0000 } else { size };
+    f32::from_bits(sign | quiet)
+}

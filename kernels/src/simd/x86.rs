@@ -211,3 +211,23 @@ impl Simd for Avx512 {
         }
     }
 }
+
+/// `y = x`, of half precision.
+///
+/// # Safety
+/// The processor must have `avx` and `f16c`.
+#[target_feature(enable = "avx,f16c")]
+pub(super) unsafe fn widen_f16(x: &[u16], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len());
+    let whole = x.len() / 8 * 8;
+    for i in (0..whole).step_by(8) {
+        // SAFETY: both slices have eight numbers from `i` on.
+        unsafe {
+            let halves = _mm_loadu_si128(x.as_ptr().add(i).cast());
+            _mm256_storeu_ps(y.as_mut_ptr().add(i), _mm256_cvtph_ps(halves));
+        }
+    }
+    for i in whole..x.len() {
+        y[i] = super::half(x[i]);
+    }
+}

@@ -120,7 +120,7 @@ fn convolve_in_blocks(
         "convolution: input channels of {d:?}"
     );
     assert_eq!(
-        targets.iter().map(|t| t.channels).sum::<usize>(),
+        targets.iter().map(|t| t.columns().len()).sum::<usize>(),
         filter.outputs,
         "convolution: output channels of {d:?}"
     );
@@ -128,7 +128,7 @@ fn convolve_in_blocks(
         .iter_mut()
         .map(|t| {
             assert_eq!(t.values.len(), d.n * d.h * d.w * t.channels, "convolution: floats of the output for {d:?}");
-            Place { channels: t.channels, accumulate: t.accumulate, values: Shared::new(t.values) }
+            Place { columns: t.columns(), channels: t.channels, accumulate: t.accumulate, values: Shared::new(t.values) }
         })
         .collect();
     let source = Source { parts, h: d.h, w: d.w };
@@ -144,6 +144,9 @@ fn convolve_in_blocks(
 
 /// Where some channels of the result go.
 struct Place<'a> {
+    /// The channels of the target that are written.
+    columns: Range<usize>,
+    /// All channels of the target.
     channels: usize,
     accumulate: bool,
     values: Shared<'a, f32>,
@@ -255,14 +258,14 @@ impl Task<'_> {
         let mut outputs = panel * width..self.filter.outputs.min((panel + 1) * width);
         let mut first = 0;
         for place in self.targets {
-            let end = outputs.end.min(first + place.channels);
+            let end = outputs.end.min(first + place.columns.len());
             while outputs.start < end {
                 let o = outputs.start;
                 // SAFETY: the bias has `outputs` floats, a whole number of vectors.
                 let bias = self.bias.map_or(s.splat(0.0), |bias| unsafe { s.load(bias[o..].as_ptr()) });
                 let column = Column {
                     place,
-                    channel: o - first,
+                    channel: place.columns.start + o - first,
                     bias,
                     source: products[o - panel * width..].as_ptr(),
                     point: self.out_plane(),
@@ -278,7 +281,7 @@ impl Task<'_> {
                 }
                 outputs.start += S::LANES;
             }
-            first += place.channels;
+            first += place.columns.len();
         }
     }
 }

@@ -8,6 +8,7 @@ use super::tiles::{PATCH, POINTS};
 use crate::conv::pack::{is_narrow, lanes, panel_vectors};
 use crate::par::{Shared, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
+use crate::weight::Weight;
 
 /// Filters are transformed for inputs and outputs in multiples of this, or of whole vectors where these are longer.
 const WHOLE: usize = 8;
@@ -45,10 +46,20 @@ impl WinogradPanels {
     }
 
     pub(in crate::conv) fn new(isa: Isa, channels: usize, outputs: usize) -> Self {
+        Self::within(Vec::new(), isa, channels, outputs)
+    }
+
+    /// Panels of some outputs' filters in memory that another use has left, whatever it holds.
+    pub(in crate::conv) fn within(memory: Vec<f32>, isa: Isa, channels: usize, outputs: usize) -> Self {
         let vectors = panel_vectors(isa, outputs);
-        let width = vectors * lanes(isa);
-        let values = vec![0.0; Self::floats(isa, channels, outputs)];
-        Self { isa, vectors, width, channels, outputs, values }
+        let mut values = memory;
+        values.resize(Self::floats(isa, channels, outputs), 0.0);
+        Self { isa, vectors, width: vectors * lanes(isa), channels, outputs, values }
+    }
+
+    /// Their memory, for another use.
+    pub(in crate::conv) fn into_memory(self) -> Vec<f32> {
+        self.values
     }
 
     /// Floats of the transformed filters.
@@ -68,17 +79,23 @@ impl WinogradPanels {
 
     /// Transforms `weight` `[output][channel][tap]`: `G g G^T`.
     pub(in crate::conv) fn fill(&mut self, weight: &[f32]) {
-        self.fill_from(Origin { weight, turned: false });
+        self.fill_stored(Weight::F32(weight), 0);
+    }
+
+    /// [`WinogradPanels::fill`] with the filters of the outputs from `first` on.
+    pub(in crate::conv) fn fill_stored(&mut self, weight: Weight<'_>, first: usize) {
+        assert!(weight.len() >= TAPS * self.channels * (first + self.outputs), "floats of the filters");
+        self.fill_from(Origin::Forward { weight, first });
     }
 
     /// Transforms `weight` `[channel][output][tap]`, each filter turned by half a turn, as the gradient of the input needs it.
     pub(in crate::conv) fn fill_turned(&mut self, weight: &[f32]) {
-        self.fill_from(Origin { weight, turned: true });
+        assert_eq!(weight.len(), TAPS * self.channels * self.outputs, "floats of the filters");
+        self.fill_from(Origin::Turned(weight));
     }
 
     fn fill_from(&mut self, origin: Origin<'_>) {
         let (width, channels, outputs) = (self.width, self.channels, self.outputs);
-        assert_eq!(origin.weight.len(), TAPS * channels * outputs, "floats of the filters");
         let (isa, panels, values) = (self.isa, self.count(), Shared::new(&mut self.values));
         // A task fills the rows of some channels of one panel: each point's rows lie side by side.
         let ranges = channels.div_ceil(CHANNELS_AT_ONCE);
@@ -101,10 +118,11 @@ impl WinogradPanels {
 
 /// Filters as they come.
 #[derive(Clone, Copy)]
-struct Origin<'a> {
-    weight: &'a [f32],
-    /// Whether they are `[channel][output][tap]` and to be turned, rather than `[output][channel][tap]`.
-    turned: bool,
+enum Origin<'a> {
+    /// `[output][channel][tap]`, from this output on.
+    Forward { weight: Weight<'a>, first: usize },
+    /// `[channel][output][tap]`, to be turned.
+    Turned(&'a [f32]),
 }
 
 /// The filters of some channels of one panel.
@@ -172,21 +190,33 @@ impl Origin<'_> {
         taps: &mut [f32],
     ) {
         let run = range.len() * width;
-        if self.turned {
-            for (k, channel) in range.clone().enumerate() {
-                let filters = &self.weight[channel * outputs * TAPS..][wanted.start * TAPS..wanted.end * TAPS];
-                for (o, filter) in filters.chunks_exact(TAPS).enumerate() {
-                    for tap in 0..TAPS {
-                        taps[(TAPS - 1 - tap) * run + k * width + o] = filter[tap];
+        match self {
+            Self::Turned(weight) => {
+                for (k, channel) in range.clone().enumerate() {
+                    let filters = &weight[channel * outputs * TAPS..][wanted.start * TAPS..wanted.end * TAPS];
+                    for (o, filter) in filters.chunks_exact(TAPS).enumerate() {
+                        for tap in 0..TAPS {
+                            taps[(TAPS - 1 - tap) * run + k * width + o] = filter[tap];
+                        }
                     }
                 }
             }
-        } else {
-            for (o, output) in wanted.enumerate() {
-                let filters = &self.weight[output * channels * TAPS..][range.start * TAPS..range.end * TAPS];
-                for (k, filter) in filters.chunks_exact(TAPS).enumerate() {
-                    for tap in 0..TAPS {
-                        taps[tap * run + k * width + o] = filter[tap];
+            Self::Forward { weight, first } => {
+                let mut widened = [0.0; TAPS * CHANNELS_AT_ONCE];
+                for (o, output) in wanted.enumerate() {
+                    let start = ((first + output) * channels + range.start) * TAPS;
+                    let filters = match weight {
+                        Weight::F32(weight) => &weight[start..start + range.len() * TAPS],
+                        _ => {
+                            let widened = &mut widened[..range.len() * TAPS];
+                            weight.widen(start, widened);
+                            &*widened
+                        }
+                    };
+                    for (k, filter) in filters.chunks_exact(TAPS).enumerate() {
+                        for tap in 0..TAPS {
+                            taps[tap * run + k * width + o] = filter[tap];
+                        }
                     }
                 }
             }

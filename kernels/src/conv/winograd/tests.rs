@@ -11,7 +11,7 @@ fn bits_do_not_depend_on_the_blocks() {
         filter.fill(&weight);
         let convolved = |limits| {
             let mut y = vec![0.0; d.out_len()];
-            let targets = &mut [Target { values: &mut y, channels: d.c_out, accumulate: false }];
+            let targets = &mut [Target::overwrite(&mut y, d.c_out)];
             convolve_in_blocks(limits, &d, &[Part::plain(&x, d.c_in)], &filter, Some(&bias), targets);
             y
         };
