@@ -84,4 +84,9 @@ pub const FORMULAS: &[Formula] = &[
         "Preconditioning and consistency",
         "f(x, sigma) = c_skip x + c_out F(c_in x, sigma),  f(x, sigma_min) = x",
     ),
+    formula(
+        "7.4",
+        "Latent diffusion, CLIP",
+        "z = s (E(x) - shift);  x = D(z / s + shift);  cos(u, v) = u v / (|u| |v|)",
+    ),
 ];

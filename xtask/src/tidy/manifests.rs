@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("checkpoint", &[]),
     ("train", &["denoiser", "schedule", "data", "checkpoint"]),
     ("eval", &["denoiser", "schedule", "data"]),
-    ("latent", &["unet", "samplers", "guidance", "kernels", "checkpoint"]),
+    ("latent", &["denoiser", "schedule", "unet", "samplers", "guidance", "kernels", "checkpoint"]),
     (
         "cli",
         &[
