@@ -79,6 +79,8 @@ impl<N: Network> Inpainting<N> {
 }
 
 impl<N: Network> Network for Inpainting<N> {
+    /// What the network says of `[x, mask, latents]`.
+    ///
     /// Verified by `the_network_sees_mask_and_picture`.
     fn predict(
         &self,
@@ -156,6 +158,8 @@ impl<D: Denoiser> Denoiser for Kept<D> {
         Ok(self.estimate(x, level)?.x0)
     }
 
+    /// The estimate, with the picture where it is kept.
+    ///
     /// Verified by `what_is_kept_is_kept`.
     fn estimate(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<Estimate, DenoiserError> {
         let mut estimate = self.model.estimate(x, level)?;

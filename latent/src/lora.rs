@@ -167,6 +167,8 @@ impl<'a, S: WeightSource> AdaptedWeights<'a, S> {
 }
 
 impl<S: WeightSource> WeightSource for AdaptedWeights<'_, S> {
+    /// The weight of the source with the adapters of its layer added.
+    ///
     /// Verified by `adapters_are_added_in_every_style`.
     fn weight(&self, name: &str, shape: &[usize]) -> Result<Arc<dyn Stored>, UnetError> {
         let stored = self.inner.weight(name, shape)?;

@@ -60,6 +60,8 @@ impl<S: Noise> FromPicture<S> {
 }
 
 impl<S: Noise> Noise for FromPicture<S> {
+    /// The noised picture for the first state, noise of the source for all others.
+    ///
     /// Verified by `the_first_state_is_the_noised_picture`.
     fn fill(&self, purpose: Purpose, sample: usize, out: &mut [f64]) -> Result<(), DenoiserError> {
         self.noise.fill(purpose, sample, out)?;

@@ -23,7 +23,7 @@ const PAGE: &str = "docs/verified-math.md";
 /// Crates whose equations have to name their tests.
 const CRATES: &[&str] = &["schedule", "denoiser", "guidance", "samplers", "eval"];
 /// Crates whose items are on the page where they name tests.
-const OTHERS: &[&str] = &["train", "unet", "kernels"];
+const OTHERS: &[&str] = &["train", "unet", "kernels", "latent"];
 /// Where the identities of `tweedie verify` stand.
 const IDENTITIES: &str = "cli/src/verify/";
 /// What a number is missing for that is no equation of the list.
