@@ -3,9 +3,10 @@
 `prepare.py` fills the folder, the peers read it:
 
     NAME/model/                         config.json and diffusion_pytorch_model.safetensors: a model directory
-    NAME/input-BATCH.safetensors        sample [N,C,H,W], timestep [N], class_labels [N] (where the network has labels)
+    NAME/input-BATCH.safetensors        sample [N,C,H,W], timestep [N], class_labels [N] (where the network has labels),
+                                        encoder_hidden_states [N,L,D] (where it reads texts)
     NAME/expected-BATCH.safetensors     output of the forward pass, target of the training step, losses of its first steps
-    NAME/model-BATCH.onnx               the forward pass for ONNX Runtime and OpenVINO
+    NAME/model-BATCH.onnx               the forward pass for ONNX Runtime and OpenVINO (weights beside it, where they are large)
 """
 
 from __future__ import annotations
@@ -37,12 +38,17 @@ CIFAR10 = {
     "add_attention": True,
 }
 
+#: The network of Stable Diffusion 1.5: diffusers' defaults but for these.
+SD15 = {"_class_name": "UNet2DConditionModel", "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+#: Tokens of a text.
+TOKENS = 77
+
 
 def config(name: str) -> dict:
     """The `config.json` of a network."""
     if name == "digits":
         return json.loads((ROOT / "cli/assets/digits/config.json").read_text())
-    return {"book": BOOK, "cifar10": CIFAR10}[name]
+    return {"book": BOOK, "cifar10": CIFAR10, "sd15": SD15}[name]
 
 
 class Flat(torch.nn.Module):
@@ -56,6 +62,17 @@ class Flat(torch.nn.Module):
         return self.network(x, t, class_labels=y).sample
 
 
+class FlatText(torch.nn.Module):
+    """A network of diffusers that reads texts, likewise."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, t, texts):
+        return self.network(x, t, texts).sample
+
+
 def build(config: dict) -> tuple[torch.nn.Module, torch.nn.Module]:
     """The callable module (x, t, y) -> output, and the module whose state dict has the keys of the model directory."""
     if config["_class_name"] == "UNetCond":
@@ -66,8 +83,11 @@ def build(config: dict) -> tuple[torch.nn.Module, torch.nn.Module]:
             in_channels=config["in_channels"],
         )
         return network, network
-    from diffusers import UNet2DModel
+    from diffusers import UNet2DConditionModel, UNet2DModel
 
+    if config["_class_name"] == "UNet2DConditionModel":
+        network = UNet2DConditionModel(**{key: value for key, value in config.items() if not key.startswith("_")})
+        return FlatText(network), network
     # Keys with an underscore are ours, or metadata of diffusers.
     network = UNet2DModel(**{key: value for key, value in config.items() if not key.startswith("_")})
     return Flat(network), network

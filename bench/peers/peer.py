@@ -67,7 +67,7 @@ class Torch:
         self.model = self.networks.load(job.files / "model").to(memory_format=layout)
         tensors = load_file(job.files / f"input-{job.batch}.safetensors")
         tensors["sample"] = tensors["sample"].to(memory_format=layout)
-        names = ("sample", "timestep", "class_labels")
+        names = ("sample", "timestep", "class_labels", "encoder_hidden_states")
         self.arguments = [tensors[name] for name in names if name in tensors]
         self.expected = load_file(job.files / f"expected-{job.batch}.safetensors")
         if job.task == "train":

@@ -63,6 +63,9 @@ def write_model(name: str, folder: Path) -> None:
     else:
         randomise(network, torch.Generator().manual_seed(1))
     folder.mkdir(parents=True, exist_ok=True)
+    if name == "sd15":
+        # As published: everybody computes in f32 from these numbers.
+        network.half()
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(contiguous(network.state_dict()), folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
@@ -80,6 +83,8 @@ def inputs(config: dict, batch: int) -> tuple[dict, torch.Tensor]:
     }
     target = torch.randn(shape, generator=rng)
     classes = config["num_classes"] if book else config.get("num_class_embeds")
+    if config["_class_name"] == "UNet2DConditionModel":
+        tensors["encoder_hidden_states"] = torch.randn((batch, networks.TOKENS, config["cross_attention_dim"]), generator=rng)
     if classes:
         labels = torch.randint(0, classes, (batch,), generator=rng)
         if book:
@@ -109,12 +114,15 @@ def write_batch(folder: Path, batch: int) -> None:
     tensors, target = inputs(config, batch)
     single = model.eval()
     double = copy.deepcopy(model).double().eval()
-    arguments = [tensors["sample"].double(), tensors["timestep"], *([tensors["class_labels"]] if "class_labels" in tensors else [])]
+    # Times are told in f32, which is what the sinusoids are computed in.
+    arguments = [tensor.double() if name not in ("timestep", "class_labels") else tensor for name, tensor in tensors.items()]
     with torch.no_grad():
         output = double(*arguments)
-        difference = single(tensors["sample"], *arguments[1:]).double() - output
-    expected = {"output": output.float().contiguous(), "target": target}
-    expected["losses"] = torch.tensor(losses(double, arguments, target.double()), dtype=torch.float64)
+        difference = single(*tensors.values()).double() - output
+    expected = {"output": output.float().contiguous(), "target": target, "losses": torch.empty(0, dtype=torch.float64)}
+    if folder.name != "sd15":
+        expected["losses"] = torch.tensor(losses(double, arguments, target.double()), dtype=torch.float64)
+    del double
     save_file(tensors, folder / f"input-{batch}.safetensors")
     save_file(expected, folder / f"expected-{batch}.safetensors")
     print(
@@ -130,7 +138,8 @@ def export(model: torch.nn.Module, tensors: dict, path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model, tuple(tensors.values()), path, input_names=list(tensors), output_names=["output"], dynamo=True,
-            external_data=False, verbose=False,
+            # A file of more than 2 GB has its weights beside it.
+            external_data=path.parent.name == "sd15", verbose=False,
         )
 
 

@@ -231,6 +231,14 @@ impl TensorFile {
         }
     }
 
+    /// The type of a tensor's elements, and their bytes as they lie in the file: row-major, little-endian.
+    ///
+    /// # Errors
+    /// If there is no such tensor.
+    pub fn bytes(&self, name: &str) -> Result<(Dtype, &[u8]), CheckpointError> {
+        self.data(name)
+    }
+
     fn data(&self, name: &str) -> Result<(Dtype, &[u8]), CheckpointError> {
         match self.tensors.get(name) {
             // The range was checked against the length of the part when the header was parsed.

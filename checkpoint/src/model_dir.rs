@@ -162,7 +162,7 @@ fn open_pipeline(path: &Path, index_path: &Path, variant: Option<&str>) -> Resul
 }
 
 /// The class of a pipeline's component: `["diffusers", "UNet2DModel"]`; `None` if absent or `[null, null]`.
-fn component(index: &Config, path: &Path, name: &str) -> Result<Option<String>, CheckpointError> {
+pub(crate) fn component(index: &Config, path: &Path, name: &str) -> Result<Option<String>, CheckpointError> {
     match index.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(pair)) => match pair.as_slice() {
@@ -205,7 +205,7 @@ fn finish(
 }
 
 /// Names as a choice: `A, B or C`.
-fn one_of(names: &[&str]) -> String {
+pub(crate) fn one_of(names: &[&str]) -> String {
     match names {
         [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
         _ => names.concat(),
@@ -232,10 +232,12 @@ fn class_name(config: &Config, path: &Path, of_pipeline: Option<String>) -> Resu
 }
 
 const STEM: &str = "diffusion_pytorch_model";
+/// That of transformers.
+const OTHER_STEM: &str = "model";
 
 /// The variant that a file of weights is: `fp16` of `diffusion_pytorch_model.fp16.safetensors` or of an index of shards.
 fn variant_of(name: &str) -> Option<&str> {
-    let rest = name.strip_prefix(STEM)?;
+    let rest = name.strip_prefix(STEM).or_else(|| name.strip_prefix(OTHER_STEM))?;
     // Shards (-00001-of-00002) are opened through their index.
     let file = rest.strip_prefix('.').and_then(|rest| rest.strip_suffix(".safetensors"));
     let index = rest.strip_prefix(".safetensors.index.").and_then(|rest| rest.strip_suffix(".json"));
@@ -244,14 +246,20 @@ fn variant_of(name: &str) -> Option<&str> {
 
 /// The weights in a directory: those of the variant that was asked for, or the plain name, an index of shards, or the only
 /// variant.
-fn find_weights(directory: &Path, wanted: Option<&str>) -> Result<PathBuf, CheckpointError> {
+pub(crate) fn find_weights(directory: &Path, wanted: Option<&str>) -> Result<PathBuf, CheckpointError> {
     let names = listing(directory);
     let exact = match wanted {
-        None => vec![WEIGHTS_NAME.to_owned(), format!("{WEIGHTS_NAME}.index.json"), "model.safetensors".to_owned()],
+        None => vec![
+            WEIGHTS_NAME.to_owned(),
+            format!("{WEIGHTS_NAME}.index.json"),
+            format!("{OTHER_STEM}.safetensors"),
+            format!("{OTHER_STEM}.safetensors.index.json"),
+        ],
         Some(tag) => vec![
             format!("{STEM}.{tag}.safetensors"),
             format!("{WEIGHTS_NAME}.index.{tag}.json"),
-            format!("model.{tag}.safetensors"),
+            format!("{OTHER_STEM}.{tag}.safetensors"),
+            format!("{OTHER_STEM}.safetensors.index.{tag}.json"),
         ],
     };
     if let Some(name) = exact.iter().find(|name| names.contains(name)) {
@@ -285,7 +293,7 @@ fn is_pickle(name: &str) -> bool {
 }
 
 /// The present name of an attention layer that old versions of diffusers named otherwise.
-fn present_name(key: &str) -> Option<String> {
+pub(crate) fn present_name(key: &str) -> Option<String> {
     let (module, parameter) = key.rsplit_once('.')?;
     let (attention, layer) = module.rsplit_once('.')?;
     if !attention.contains("attentions.") {
@@ -302,7 +310,7 @@ fn present_name(key: &str) -> Option<String> {
 }
 
 /// The shape of a weight of an attention layer that was once saved as that of a convolution of size 1: `[C, C, 1, 1]`.
-fn without_kernel(key: &str, shape: &[usize]) -> Option<Vec<usize>> {
+pub(crate) fn without_kernel(key: &str, shape: &[usize]) -> Option<Vec<usize>> {
     let (module, parameter) = key.rsplit_once('.')?;
     let projection = ["to_q", "to_k", "to_v", "to_out.0"].iter().any(|layer| module.ends_with(layer));
     match *shape {
@@ -321,12 +329,17 @@ fn listing(directory: &Path) -> Vec<String> {
     names
 }
 
-fn missing<const N: usize>(what: &'static str, directory: &Path, names: [&str; N], remedy: String) -> CheckpointError {
+pub(crate) fn missing<const N: usize>(
+    what: &'static str,
+    directory: &Path,
+    names: [&str; N],
+    remedy: String,
+) -> CheckpointError {
     let looked_for = names.iter().map(|&name| name.to_owned()).collect();
     CheckpointError::Missing { what, directory: directory.to_owned(), looked_for, remedy }
 }
 
-fn config_error(path: &Path, key: &str, expected: &str, config: &Config, remedy: &str) -> CheckpointError {
+pub(crate) fn config_error(path: &Path, key: &str, expected: &str, config: &Config, remedy: &str) -> CheckpointError {
     CheckpointError::Config {
         file: path.display().to_string(),
         key: key.to_owned(),

@@ -14,6 +14,7 @@ use crate::convert::ConvertArgs;
 use crate::eval::EvalArgs;
 use crate::labels::LabelList;
 use crate::sample::GuidanceArgs;
+use crate::stable::{ClipScoreArgs, Img2ImgArgs, InpaintArgs, Txt2ImgArgs};
 use crate::study::StudyArgs;
 use crate::train::{ClassifierArgs, TrainArgs};
 use crate::verify::VerifyArgs;
@@ -57,6 +58,14 @@ pub struct Common {
 pub enum Command {
     /// Draw images from a model
     Sample(Box<SampleArgs>),
+    /// Draw a picture of what a text says, with Stable Diffusion
+    Txt2img(Box<Txt2ImgArgs>),
+    /// Draw a picture over another, as a text says
+    Img2img(Box<Img2ImgArgs>),
+    /// Draw a part of a picture anew, as a text says
+    Inpaint(Box<InpaintArgs>),
+    /// Say how well pictures fit texts, by CLIP
+    ClipScore(Box<ClipScoreArgs>),
     /// Train a model and watch it learn
     Train(Box<TrainArgs>),
     /// Train a classifier of noisy or clean images
@@ -425,7 +434,7 @@ fn sample_path(text: &str) -> Result<PathBuf, String> {
     path_with_suffix(text, &["png", "npy", "safetensors"])
 }
 
-fn safetensors_path(text: &str) -> Result<PathBuf, String> {
+pub fn safetensors_path(text: &str) -> Result<PathBuf, String> {
     path_with_suffix(text, &["safetensors"])
 }
 

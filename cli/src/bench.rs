@@ -1,19 +1,23 @@
 //! `tweedie bench`: how fast a model runs on this machine, forward or in training.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ndarray::Array4;
+use ndarray::{Array2, Array4};
 use serde_json::json;
 use tweedie_data::Dataset;
 use tweedie_denoiser::{Condition, Network};
 use tweedie_kernels::simd::Isa;
 use tweedie_train::{TrainConfig, Trainer};
+use tweedie_unet::Cross;
 
 use crate::args::{Common, ModelArg};
 use crate::console;
 use crate::model::{self, LoadedNetwork};
+use crate::stable::text_network;
 
 /// Passes that are not counted: they pack weights and fill the buffers.
 const WARM_UP: usize = 2;
@@ -27,6 +31,7 @@ Examples:
   tweedie bench                                   forward passes of the bundled model, 64 images at once
   tweedie bench --train --seconds 20              training steps: noise, both passes, AdamW, moving average
   tweedie bench --model runs/mnist --batch 1      the latency of one image
+  tweedie bench --model sd/unet --batch 2         a guided step of Stable Diffusion
 
 Work is counted as direct convolution, a multiplication and an addition as two operations, and a training step as three
 forward passes. A faster algorithm shows as more work per second, and may pass the machine's peak.")]
@@ -61,29 +66,38 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// # Errors
 /// If the model cannot be opened or run.
 pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
-    let mut model = model::open_network(args.model.model.as_deref(), args.model.variant.as_deref())?;
-    let Some([c, h, w]) = model.network.image_shape() else {
-        bail!("{}: the network's config does not say how large its images are (sample_size is null)", model.name);
+    let (path, variant) = (args.model.model.as_deref(), args.model.variant.as_deref());
+    let mut model = match path.map(|path| text_network(path, variant)).transpose()?.flatten() {
+        Some(_) if args.train => {
+            bail!(
+                "{}: networks that read text are only run here; leave --train out",
+                path.unwrap_or(Path::new("")).display()
+            )
+        }
+        Some(network) => Subject::Text { name: network.name.clone(), network: Box::new(network.network()?) },
+        None => Subject::Labels(Box::new(model::open_network(path, variant)?)),
+    };
+    let Some([c, h, w]) = model.image_shape() else {
+        bail!("{}: the network's config does not say how large its images are (sample_size is null)", model.name());
     };
     let batch = args.batch.get();
     if batch.saturating_mul(c * h * w) > 1 << 28 {
         return Err(console::usage(format!("--batch {batch} is too many images of {c} x {h} x {w} at once")));
     }
     let idle = peak_memory();
-    let forward = model.network.summary(h, w).flops();
-    let (flops, times) = if args.train {
-        (3 * forward, time_training(&mut model, [c, h, w], batch, args.seconds)?)
-    } else {
-        (forward, time_forward(&model, [c, h, w], batch, args.seconds)?)
+    let forward = model.flops(h, w);
+    let (flops, times) = match &mut model {
+        Subject::Labels(model) if args.train => (3 * forward, time_training(model, [c, h, w], batch, args.seconds)?),
+        model => (forward, time_forward(model, [c, h, w], batch, args.seconds)?),
     };
-    let peak = peak_memory();
+    let (peak, name) = (peak_memory(), model.name());
     let work = if args.train { "training step" } else { "forward" };
     let rate = |seconds: f64| batch as f64 / seconds;
     let (best, median) = (times[0], times[times.len() / 2]);
     let threads = rayon::current_num_threads();
     if args.json {
         return console::print_json(&json!({
-            "model": model.name,
+            "model": name,
             "work": work,
             "batch": batch,
             "passes": times.len(),
@@ -107,10 +121,9 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
     );
     console::report(common, &format!("{} {work}s of {batch} images, after {WARM_UP} not counted", times.len()));
     console::print(&format!(
-        "model        {}\nwork         {work}, batch {batch}\nspeed        {:.1} images/s (median; best {:.1})\n\
+        "model        {name}\nwork         {work}, batch {batch}\nspeed        {:.1} images/s (median; best {:.1})\n\
          time         {:.2} ms per image\noperations   {:.3} GFLOP per image, {:.1} GFLOP/s\nmemory       {memory}\n\
          machine      {}, {threads} threads\n",
-        model.name,
         rate(median),
         rate(best),
         1e3 * median / batch as f64,
@@ -118,6 +131,59 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
         flops as f64 * rate(median) / 1e9,
         Isa::best().name(),
     ))
+}
+
+/// Tokens of the texts that networks are timed with.
+const TOKENS: usize = 77;
+
+/// What is timed.
+enum Subject {
+    /// A network that may take class labels.
+    Labels(Box<LoadedNetwork>),
+    /// A network that reads texts.
+    Text { name: String, network: Box<Cross> },
+}
+
+impl Subject {
+    fn name(&self) -> &str {
+        match self {
+            Self::Labels(model) => &model.name,
+            Self::Text { name, .. } => name,
+        }
+    }
+
+    fn image_shape(&self) -> Option<[usize; 3]> {
+        match self {
+            Self::Labels(model) => model.network.image_shape(),
+            Self::Text { network, .. } => network.config().image_shape(),
+        }
+    }
+
+    fn flops(&self, h: usize, w: usize) -> u64 {
+        match self {
+            Self::Labels(model) => model.network.summary(h, w).flops(),
+            Self::Text { network, .. } => network.config().summary(h, w).flops(),
+        }
+    }
+
+    fn network(&self) -> &dyn Network {
+        match self {
+            Self::Labels(model) => &model.network,
+            Self::Text { network, .. } => &**network,
+        }
+    }
+
+    /// A condition for each of a batch's images.
+    fn condition(&self, batch: usize) -> Condition {
+        match self {
+            Self::Labels(model) => Condition::labels((0..batch).map(|i| label(&model.network, i)).collect()),
+            Self::Text { network, .. } => {
+                let width = network.config().text_width;
+                let text = Array2::from_shape_fn((TOKENS, width), |(i, j)| ((i * 3 + j * 5) % 13) as f32 / 6.5 - 1.0);
+                Condition::texts(vec![Arc::new(text); batch])
+            }
+        }
+    }
 }
 
 /// Seconds of each counted call, in ascending order.
@@ -140,13 +206,13 @@ fn label(network: &impl Network, i: usize) -> Option<usize> {
     (network.classes() > 0).then(|| i % network.classes())
 }
 
-fn time_forward(model: &LoadedNetwork, [c, h, w]: [usize; 3], batch: usize, seconds: f64) -> Result<Vec<f64>> {
-    let network = &model.network;
+fn time_forward(model: &Subject, [c, h, w]: [usize; 3], batch: usize, seconds: f64) -> Result<Vec<f64>> {
+    let network = model.network();
     let x = Array4::from_shape_fn((batch, c, h, w), |(n, c, i, j)| ((n * 5 + c + i * 7 + j * 3) % 11) as f32 / 11.0);
     let steps: Vec<f64> = (0..batch).map(|i| (i * 37 % 1000) as f64).collect();
-    let condition = Condition::labels((0..batch).map(|i| label(network, i)).collect());
+    let condition = model.condition(batch);
     time(seconds, || {
-        network.predict(x.view(), &steps, &condition).with_context(|| format!("cannot run {}", model.name))?;
+        network.predict(x.view(), &steps, &condition).with_context(|| format!("cannot run {}", model.name()))?;
         Ok(())
     })
 }

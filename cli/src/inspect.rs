@@ -16,6 +16,7 @@ use crate::classifier::{self, LoadedClassifier};
 use crate::console;
 use crate::model::{self, Loaded, LoadedNetwork, LoadedOracle};
 use crate::sample::plan::{self, Overrides};
+use crate::stable::{TextNetwork, text_network};
 
 /// Timed passes after one that is not counted.
 const PASSES: usize = 5;
@@ -31,6 +32,10 @@ const MOST_BYTES: u64 = 1 << 30;
 pub fn run(args: &InspectArgs) -> Result<()> {
     if let Some(path) = args.model.as_deref().filter(|path| classifier::is_classifier(path)) {
         return inspect_classifier(&classifier::open_variant(Some(path), args.variant.as_deref())?, args.json);
+    }
+    let of_texts = args.model.as_deref().map(|path| text_network(path, args.variant.as_deref())).transpose()?.flatten();
+    if let Some(network) = of_texts {
+        return inspect_text_network(&network, args.json);
     }
     let model = model::open_without_weights(args.model.as_deref(), args.variant.as_deref())?;
     let process = ProcessArgs::default();
@@ -113,6 +118,41 @@ fn classifier_cost(network: &EncoderClassifier, [c, h, w]: [usize; 3]) -> Result
     Ok(Cost { summary: network.summary(h, w), size: [h, w], time })
 }
 
+fn inspect_text_network(model: &TextNetwork, json: bool) -> Result<()> {
+    let config = &model.config;
+    let [_, h, w] = config.image_shape().unwrap_or([config.in_channels, 64, 64]);
+    let summary = config.summary(h, w);
+    let (stored_bytes, stored_types) = model::stored(&model.weights);
+    let seconds = summary.flops() as f64 / rate()?;
+    let cost = Cost { size: [h, w], time: Time::Estimated(seconds), summary };
+    let parameters: usize = model.weights.tensors().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    if json {
+        let mut document = json!({
+            "model": model.name,
+            "class": tweedie_unet::cross::CLASS,
+            "parameters": parameters,
+            "tensors": model.weights.len(),
+            "stored_types": stored_types,
+            "stored_bytes": stored_bytes,
+            "in_channels": config.in_channels,
+            "out_channels": config.out_channels,
+            "text_width": config.text_width,
+            "size_multiple": config.size_multiple(),
+        });
+        cost.describe(&mut document);
+        return console::print_json(&document);
+    }
+    let mut text = format!("{} ({})\n\n{}\n", model.name, tweedie_unet::cross::CLASS, table(&cost.summary));
+    let mut line = |name: &str, value: String| text += &format!("{name:<12} {value}\n");
+    line("parameters", format!("{} in {} tensors", thousands(parameters as u64), model.weights.len()));
+    line("weights", format!("{} stored ({stored_types}), read where they are mapped", console::bytes(stored_bytes)));
+    line("texts", format!("{} numbers for each token", config.text_width));
+    line("images", format!("{} x {h} x {w}", config.in_channels));
+    line("operations", format!("{:.1} GFLOP per image, with a text of 77 tokens", cost.summary.flops() as f64 / 1e9));
+    line("speed", format!("about {seconds:.2} s per image and step here, at the speed of a small network"));
+    console::print(&text)
+}
+
 /// What a forward pass of one image costs.
 struct Cost {
     summary: Summary,
@@ -152,12 +192,19 @@ fn cost(model: &LoadedNetwork, h: usize, w: usize, measure: bool) -> Result<Cost
     let time = if measure || weights_bytes(network) + network.packed_bytes() <= MOST_BYTES {
         Time::Measured(seconds(network, h, w).with_context(|| format!("cannot run {}", model.name))?)
     } else {
-        let small = Model::from_config(&small_network())?;
-        let [_, h, w] = small.image_shape().unwrap_or([1, 32, 32]);
-        let rate = small.summary(h, w).flops() as f64 / seconds(&small, h, w)?;
-        Time::Estimated(summary.flops() as f64 / rate)
+        Time::Estimated(summary.flops() as f64 / rate()?)
     };
     Ok(Cost { summary, size: [h, w], time })
+}
+
+/// Operations per second of a small network here, as [`Summary::flops`] counts them.
+///
+/// # Errors
+/// If it cannot be run.
+pub fn rate() -> Result<f64> {
+    let small = Model::from_config(&small_network())?;
+    let [_, h, w] = small.image_shape().unwrap_or([1, 32, 32]);
+    Ok(small.summary(h, w).flops() as f64 / seconds(&small, h, w)?)
 }
 
 /// A network whose speed stands for that of larger ones.

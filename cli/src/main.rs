@@ -19,6 +19,7 @@ mod predict;
 mod sample;
 mod schedule;
 mod scheduler;
+mod stable;
 mod study;
 mod train;
 mod verify;
@@ -46,6 +47,10 @@ fn run(cli: &Cli) -> Result<()> {
     }
     match &cli.command {
         Command::Sample(args) => sample::run(args, common),
+        Command::Txt2img(args) => stable::txt2img(args, common),
+        Command::Img2img(args) => stable::img2img(args, common),
+        Command::Inpaint(args) => stable::inpaint(args, common),
+        Command::ClipScore(args) => stable::run_score(args, common),
         Command::Train(args) => train::run(args, common),
         Command::TrainClassifier(args) => train::run_classifier(args, common),
         Command::Predict(args) => predict::run(args, common),

@@ -1,33 +1,43 @@
 //! `tweedie predict`: one call of a network on tensors from a file.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use ndarray::Array4;
+use ndarray::{Array3, Array4};
 use tweedie_checkpoint::{Dtype, ModelKind, Tensor, TensorFile, default_metadata, save_safetensors};
-use tweedie_denoiser::{Condition, Network};
+use tweedie_denoiser::{Condition, DenoiserError, Network};
 
 use crate::args::{Common, PredictArgs};
 use crate::console;
 use crate::model::{self, LoadedNetwork};
+use crate::stable::text_network;
 
 /// Runs the command.
 ///
 /// # Errors
 /// If the model or the inputs cannot be used, the output is not finite, or cannot be written.
 pub fn run(args: &PredictArgs, common: &Common) -> Result<()> {
-    let model = model::open_network(args.model.model.as_deref(), args.model.variant.as_deref())?;
-    let inputs = Inputs::read(&args.input, &model)?;
-    let output = model
-        .network
-        .predict(inputs.sample.view(), &inputs.timesteps, &inputs.condition)
-        .with_context(|| format!("cannot run {} on {}", model.name, args.input.display()))?;
+    let (path, variant) = (args.model.model.as_deref(), args.model.variant.as_deref());
+    let of_texts = path.map(|path| text_network(path, variant)).transpose()?.flatten();
+    let (name, output) = match of_texts {
+        Some(model) => {
+            let inputs = Inputs::read(&args.input, Reads::Text(&model.name))?;
+            (model.name.clone(), inputs.predict(&model.network()?))
+        }
+        None => {
+            let model = model::open_network(path, variant)?;
+            let inputs = Inputs::read(&args.input, Reads::Labels(&model))?;
+            let output = inputs.predict(&model.network);
+            (model.name, output)
+        }
+    };
+    let output = output.with_context(|| format!("cannot run {name} on {}", args.input.display()))?;
     let shape = output.shape().to_vec();
     let values: Vec<f32> = output.iter().copied().collect();
     if let Some(at) = values.iter().position(|v| !v.is_finite()) {
         bail!(
-            "the output of {} for {} is {} at element {at}; nothing was written: check the inputs and the weights",
-            model.name,
+            "the output of {name} for {} is {} at element {at}; nothing was written: check the inputs and the weights",
             args.input.display(),
             values[at]
         );
@@ -45,8 +55,21 @@ struct Inputs {
     condition: Condition,
 }
 
+/// What a network is conditioned on.
+#[derive(Clone, Copy)]
+enum Reads<'a> {
+    /// Class labels, perhaps.
+    Labels(&'a LoadedNetwork),
+    /// Texts; the network's name.
+    Text(&'a str),
+}
+
 impl Inputs {
-    fn read(path: &Path, model: &LoadedNetwork) -> Result<Self> {
+    fn predict(&self, network: &dyn Network) -> Result<Array4<f32>, DenoiserError> {
+        network.predict(self.sample.view(), &self.timesteps, &self.condition)
+    }
+
+    fn read(path: &Path, model: Reads<'_>) -> Result<Self> {
         let name = path.display();
         let file = TensorFile::open(path)?;
         let known = ["sample", "timestep", "class_labels", "encoder_hidden_states"];
@@ -55,12 +78,18 @@ impl Inputs {
                 bail!("{name}: the tensor {} is unknown; expected are {}", tensor.name, known.join(", "));
             }
         }
-        if file.get("encoder_hidden_states").is_some() {
-            bail!(
+        match model {
+            Reads::Labels(model) if file.get("encoder_hidden_states").is_some() => bail!(
                 "{name}: the tensor encoder_hidden_states is for networks that read text, and {} is a {}; remove it",
                 model.name,
                 model.class_name
-            );
+            ),
+            Reads::Text(network) if file.get("class_labels").is_some() => {
+                bail!(
+                    "{name}: the tensor class_labels is for networks with labels, and {network} reads text; remove it"
+                )
+            }
+            _ => {}
         }
         let shape = shape(&file, "sample", "[N,C,H,W]")?;
         let Ok([n, c, h, w]) = <[usize; 4]>::try_from(shape.as_slice()) else {
@@ -71,7 +100,10 @@ impl Inputs {
             bail!("{name}: the tensor sample should be finite in f32, found {value}");
         }
         let timesteps = timesteps(&file, n)?;
-        let condition = condition(&file, model, n)?;
+        let condition = match model {
+            Reads::Labels(model) => condition(&file, model, n)?,
+            Reads::Text(_) => texts(&file, n)?,
+        };
         Ok(Self { sample, timesteps, condition })
     }
 }
@@ -131,6 +163,26 @@ fn numbers(file: &TensorFile, tensor: &str) -> Result<Vec<f64>> {
         Some(Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) => Ok(file.read_f64(tensor)?),
         _ => Ok(file.read_i64(tensor)?.into_iter().map(|v| v as f64).collect()),
     }
+}
+
+/// What an encoder has made of texts, `[N,L,D]`.
+fn texts(file: &TensorFile, n: usize) -> Result<Condition> {
+    let tensor = "encoder_hidden_states";
+    let shape = shape(file, tensor, "[N,L,D]")?;
+    let Ok([texts, length, width]) = <[usize; 3]>::try_from(shape.as_slice()) else {
+        bail!("{}: the tensor {tensor} should have shape [N,L,D], found {shape:?}", file.name());
+    };
+    if texts != n {
+        bail!(
+            "{}: the tensor {tensor} should have shape [{n}, L, D], one text for each sample, found {shape:?}",
+            file.name()
+        );
+    }
+    let values = Array3::from_shape_vec((texts, length, width), floats(file, tensor)?)?;
+    if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+        bail!("{}: the tensor {tensor} should be finite in f32, found {value}", file.name());
+    }
+    Ok(Condition::texts(values.outer_iter().map(|text| Arc::new(text.to_owned())).collect()))
 }
 
 fn condition(file: &TensorFile, model: &LoadedNetwork, n: usize) -> Result<Condition> {

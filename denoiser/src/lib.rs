@@ -18,7 +18,7 @@ mod threshold;
 mod tweedie;
 
 pub use classifier::{Classified, Classifier, LevelClassifier, LevelledClassifier};
-pub use condition::Condition;
+pub use condition::{Condition, Text};
 pub use denoise::{ConditionalDenoiser, Conditioned, Denoiser, Estimate};
 pub use error::DenoiserError;
 pub use network::{Network, NetworkGrad};

@@ -59,8 +59,7 @@ impl<M: ConditionalDenoiser> Cfg<M> {
     /// one batch, without the samples whose two conditions are the same, for which both estimates are.
     fn pair(&self, x: ArrayView4<'_, f64>, level: NoiseLevel) -> Result<(Estimate, Array4<f64>), DenoiserError> {
         let batch = x.len_of(Axis(0));
-        let (cond, uncond) = (self.cond.as_labels(), self.uncond.as_labels());
-        let differing: Vec<usize> = (0..batch).filter(|&i| cond[i] != uncond[i]).collect();
+        let differing: Vec<usize> = (0..batch).filter(|&i| !self.cond.agrees(&self.uncond, i)).collect();
         if differing.is_empty() {
             let estimate = self.model.estimate_with(x, level, &self.cond)?;
             let other = estimate.x0.clone();

@@ -14,13 +14,16 @@
 //! m' = max(m, max S),   P = exp(S - m'),   l' = l exp(m - m') + rowsum P,   O' = O exp(m - m') + P V
 //! ```
 
+mod softmax;
+
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use crate::gemm::{self, Matrix, Product, Target};
-use crate::lanes::{MAX_LANES, exp, get, put};
+use crate::lanes::{MAX_LANES, get, put};
 use crate::par::{Kept, Shared, check_len, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
+use softmax::{Sight, Softmax, SoftmaxBackward, padded};
 
 /// Sizes of an attention: q and o are `[n, q_len, heads * head_dim]`, k and v `[n, kv_len, heads * head_dim]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,11 +88,6 @@ const MOST_PACKED: usize = 1 << 22;
 /// Tasks of a backward pass; with fewer heads than this the query rows are divided, too.
 const BACKWARD_TASKS: usize = 8;
 
-/// Columns that a row of scores has in scratch memory: the keys, filled up to whole vectors.
-fn padded(kv_len: usize) -> usize {
-    kv_len.next_multiple_of(MAX_LANES)
-}
-
 /// Memory that a thread keeps from one task to the next.
 #[derive(Default)]
 struct Scratch {
@@ -112,92 +110,6 @@ fn packed<'m>(isa: Isa, b: Matrix<'_>, k: usize, n: usize, memory: &'m mut Vec<f
     memory.resize(gemm::packed_len(isa, k, n), 0.0);
     gemm::pack(isa, b, k, n, memory);
     memory
-}
-
-/// Which keys a query sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sight {
-    /// All.
-    Full,
-    /// Those of its own position and of the positions before.
-    Causal,
-}
-
-/// Turns rows of scores (`[rows, padded]`) of some keys into exp(score - max), updates max and sum of each row, and writes by what
-/// earlier sums are to be multiplied.
-struct Softmax<'a> {
-    scores: &'a mut [f32],
-    /// Keys of the block.
-    keys: usize,
-    /// What rows see; the positions of the first row and of the first key.
-    sight: Sight,
-    row: usize,
-    key: usize,
-    max_sum: &'a mut [[f32; 2]],
-    factors: &'a mut [f32],
-}
-
-impl WithSimd for Softmax<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let rows = self.scores.chunks_exact_mut(padded(self.keys)).zip(self.max_sum).zip(self.factors);
-        for (r, ((row, max_sum), factor)) in rows.enumerate() {
-            let seen = match self.sight {
-                Sight::Full => self.keys,
-                Sight::Causal => (self.row + r + 1).saturating_sub(self.key).min(self.keys),
-            };
-            row[seen..].fill(f32::NEG_INFINITY);
-            let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
-            let mut max = s.splat(f32::NEG_INFINITY);
-            for i in (0..row.len()).step_by(S::LANES) {
-                max = s.max(max, get::<S, true>(s, row, i));
-            }
-            put::<S, true>(s, &mut lanes, 0, max);
-            let [before, sum_before] = *max_sum;
-            let greatest = lanes.iter().copied().fold(before, f32::max);
-            let max = s.splat(greatest);
-            let mut sum = s.splat(0.0);
-            for i in (0..row.len()).step_by(S::LANES) {
-                let p = exp(s, s.sub(get::<S, true>(s, row, i), max));
-                put::<S, true>(s, row, i, p);
-                sum = s.add(sum, p);
-            }
-            lanes.fill(0.0);
-            put::<S, true>(s, &mut lanes, 0, sum);
-            // In the first block nothing is there yet, and the maximum before is minus infinity.
-            *factor = if before == f32::NEG_INFINITY { 0.0 } else { (before - greatest).exp() };
-            *max_sum = [greatest, sum_before.mul_add(*factor, lanes.iter().sum())];
-        }
-    }
-}
-
-/// Turns rows of scores into P = exp(S - lse), and rows of dP into dS = P (dP - D).
-struct SoftmaxBackward<'a> {
-    scores: &'a mut [f32],
-    gradients: &'a mut [f32],
-    kv_len: usize,
-    lse: &'a [f32],
-    row_sums: &'a [f32],
-}
-
-impl WithSimd for SoftmaxBackward<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let stride = padded(self.kv_len);
-        let rows = self.scores.chunks_exact_mut(stride).zip(self.gradients.chunks_exact_mut(stride));
-        for ((p, ds), (lse, row_sum)) in rows.zip(self.lse.iter().zip(self.row_sums)) {
-            let (lse, row_sum) = (s.splat(*lse), s.splat(*row_sum));
-            // What is beyond the last key is computed with the rest, and not read.
-            for i in (0..stride).step_by(S::LANES) {
-                let score = exp(s, s.sub(get::<S, true>(s, p, i), lse));
-                put::<S, true>(s, p, i, score);
-                let centred = s.sub(get::<S, true>(s, ds, i), row_sum);
-                put::<S, true>(s, ds, i, s.mul(score, centred));
-            }
-        }
-    }
 }
 
 /// `x *= factor`

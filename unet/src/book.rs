@@ -501,7 +501,7 @@ impl Book {
         times: &'a [f64],
         condition: &'a Condition,
     ) -> Result<Request<'a>, DenoiserError> {
-        let request = Request { operation, x, times, labels: condition.as_labels() };
+        let request = Request::new(operation, x, times, condition);
         request.check(self.config.in_channels, MULTIPLE)?;
         request.check_labels(self.config.num_classes, true)?;
         Ok(request)

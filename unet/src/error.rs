@@ -43,6 +43,14 @@ pub enum UnetError {
         /// What the configuration says.
         found: String,
     },
+    /// A tensor that a source of weights does not have, or not as the network needs it.
+    #[error("the weight {name} {message}; check that config and weights belong together")]
+    Weight {
+        /// The key of the checkpoint.
+        name: String,
+        /// What is wrong with it, such as `is missing`.
+        message: String,
+    },
     /// A configuration that asks for far more parameters than its checkpoint holds.
     #[error(
         "the configuration asks for about {estimate} parameters, and the weights hold {available} numbers; check that config \

@@ -27,7 +27,9 @@ impl<'a> Reader<'a> {
 
     /// The value of `key`, if it is there.
     pub fn get(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         if self.absent.contains(&key) { None } else { self.map.get(key) }
     }
 
@@ -93,6 +95,28 @@ impl<'a> Reader<'a> {
             .as_array()
             .and_then(|entries| entries.iter().map(|e| integer(e).filter(|&x| x > 0)).collect())
             .ok_or_else(|| self.refuse(key, format!("a list of whole numbers from 1 to {LARGEST}")))
+    }
+
+    /// A positive whole number for each of `levels`: a list of them, or one for all.
+    pub fn per_level(&mut self, key: &'static str, default: usize, levels: usize) -> Result<Vec<usize>, UnetError> {
+        let values = match self.get(key) {
+            Some(Value::Array(_)) => self.integers(key, &[])?,
+            _ => vec![self.integer(key, default, 1)?; levels],
+        };
+        if values.len() == levels {
+            return Ok(values);
+        }
+        Err(self.refuse(key, format!("one number, or a list of {levels}, one for each of `block_out_channels`")))
+    }
+
+    /// A key of which one value alone is supported.
+    pub fn only(&mut self, key: &'static str, value: Value) -> Result<(), UnetError> {
+        match self.get(key) {
+            Some(found) if *found != value => {
+                Err(self.refuse(key, format!("{value}, the only value that is supported")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses what has not been asked for; keys that begin with `_` are metadata.

@@ -1,7 +1,7 @@
 //! A batch that a network is asked to process: checks, division into chunks, and change of layout.
 
 use ndarray::{Array4, ArrayView4, Axis, Slice};
-use tweedie_denoiser::DenoiserError;
+use tweedie_denoiser::{Condition, DenoiserError, Text};
 use tweedie_kernels::channels;
 
 use crate::tensor::{Pool, Tensor};
@@ -18,9 +18,14 @@ pub(crate) struct Request<'a> {
     pub x: ArrayView4<'a, f32>,
     pub times: &'a [f64],
     pub labels: &'a [Option<usize>],
+    pub texts: &'a [Option<Text>],
 }
 
 impl<'a> Request<'a> {
+    pub fn new(operation: &'static str, x: ArrayView4<'a, f32>, times: &'a [f64], condition: &'a Condition) -> Self {
+        Self { operation, x, times, labels: condition.as_labels(), texts: condition.as_texts() }
+    }
+
     fn shape(&self, what: &'static str, expected: String, found: String, remedy: &'static str) -> DenoiserError {
         DenoiserError::Shape { operation: self.operation, what, expected, found, remedy }
     }
@@ -85,9 +90,12 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Whether every label is one of `classes`, and none is missing where there is no null condition.
+    /// Whether every label is one of `classes`, none is missing where there is no null condition, and there is no text.
     pub fn check_labels(&self, classes: usize, null: bool) -> Result<(), DenoiserError> {
         let refuse = |message| Err(DenoiserError::Condition { operation: self.operation, message });
+        if let Some(i) = self.texts.iter().position(Option::is_some) {
+            return refuse(format!("sample {i} has a text, but the network reads none; remove the texts"));
+        }
         for (i, label) in self.labels.iter().enumerate() {
             match *label {
                 Some(label) if classes == 0 => {
@@ -110,6 +118,31 @@ impl<'a> Request<'a> {
                     ));
                 }
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every sample has a text of tokens of `width` numbers, and no label.
+    pub fn check_texts(&self, width: usize) -> Result<(), DenoiserError> {
+        let refuse = |message| Err(DenoiserError::Condition { operation: self.operation, message });
+        for (i, (text, label)) in self.texts.iter().zip(self.labels).enumerate() {
+            if let Some(label) = label {
+                return refuse(format!("sample {i} has label {label}, but the network reads texts; remove the labels"));
+            }
+            match text.as_ref().map(|text| text.dim()) {
+                Some((1.., found)) if found == width => {}
+                Some(found) => {
+                    return refuse(format!(
+                        "the text of sample {i} should have the shape [L, {width}] (`cross_attention_dim`) with at least one \
+                         token, found {found:?}; use the text encoder that the network was trained with"
+                    ));
+                }
+                None => {
+                    return refuse(format!(
+                        "sample {i} has no text; give the encoded text of every sample, for no text that of the empty one"
+                    ));
+                }
             }
         }
         Ok(())
@@ -152,6 +185,7 @@ impl<'a> Request<'a> {
                 x: self.x.slice_axis_move(Axis(0), Slice::from(range.clone())),
                 times: &self.times[range.clone()],
                 labels: &self.labels[range.clone()],
+                texts: &self.texts[range.clone()],
                 ..*self
             };
             let y = forward(part);

@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
-use tweedie_denoiser::{ParamTable, Params, Role};
+use tweedie_denoiser::{Param, ParamTable, Params, Role};
 use tweedie_kernels::conv::Filter;
 
 use crate::init::{self, Fill, Init};
 use crate::tensor::Pool;
+use crate::{UnetError, WeightSource};
 
 /// What a layer needs of its network during a pass.
 pub(crate) struct Pass<'a> {
@@ -25,32 +26,63 @@ pub(crate) struct Pass<'a> {
 /// Where one weight to be packed lies, and its shape.
 #[derive(Clone, Debug)]
 pub(crate) struct FilterSpec {
-    pub kernel: usize,
-    pub stride: usize,
-    pub c_in: usize,
-    pub c_out: usize,
-    pub weight: Range<usize>,
+    kernel: usize,
+    stride: usize,
+    c_in: usize,
+    c_out: usize,
+    weight: Range<usize>,
+    /// Its position in the table of parameters.
+    entry: usize,
 }
 
 /// Collects the parameters of the layers while a network is being built.
 #[derive(Debug, Default)]
 pub(crate) struct Builder {
     pub params: ParamTable,
-    pub filters: Vec<FilterSpec>,
-    pub fills: Vec<Fill>,
+    filters: Vec<FilterSpec>,
+    fills: Vec<Fill>,
+    /// Of a network that is only run, the entries of the table that are no filters; their values alone are a vector.
+    small: Option<Vec<usize>>,
+    small_len: usize,
 }
 
 impl Builder {
+    /// A builder of a network that is only run: the ranges of filters count numbers, and lie nowhere.
+    pub fn run_only() -> Self {
+        Self { small: Some(Vec::new()), ..Self::default() }
+    }
+
     /// A parameter with the rule for its first values.
     pub fn add(&mut self, name: String, shape: &[usize], role: Role, fill: Fill) -> Range<usize> {
         self.fills.push(fill);
-        self.params.add(name, shape, role)
+        let range = self.params.add(name, shape, role);
+        match &mut self.small {
+            None => range,
+            Some(small) => {
+                small.push(self.params.entries().len() - 1);
+                let start = self.small_len;
+                self.small_len += range.len();
+                start..self.small_len
+            }
+        }
     }
 
-    /// Registers a convolution weight (OIHW) to be packed.
-    pub fn filter(&mut self, spec: FilterSpec) -> usize {
-        self.filters.push(spec);
-        self.filters.len() - 1
+    /// The weight of a convolution (OIHW) or of a linear layer (`[out, in]`), which is to be packed: its position among the
+    /// filters, and its range.
+    pub fn filter(&mut self, name: String, shape: &[usize], stride: usize, fill: Fill) -> (usize, Range<usize>) {
+        self.fills.push(fill);
+        let weight = self.params.add(name, shape, Role::Weight);
+        let kernel = shape.get(2).copied().unwrap_or(1);
+        let entry = self.params.entries().len() - 1;
+        self.filters.push(FilterSpec {
+            kernel,
+            stride,
+            c_in: shape[1],
+            c_out: shape[0],
+            weight: weight.clone(),
+            entry,
+        });
+        (self.filters.len() - 1, weight)
     }
 
     /// The finished parameters.
@@ -61,6 +93,55 @@ impl Builder {
             specs: self.filters,
             packed: Mutex::new(Packed::default()),
         }
+    }
+
+    /// The parameters of a network that is only run.
+    ///
+    /// # Errors
+    /// If `source` does not have one of them, or not in its shape.
+    pub fn read(self, source: &dyn WeightSource) -> Result<RunWeights, UnetError> {
+        let small = self.small.expect("a network that is only run has a builder of its own");
+        let entries = self.params.entries();
+        let check = |name: &str, shape: &[usize], found: usize| match shape.iter().product::<usize>() {
+            expected if expected == found => Ok(()),
+            expected => Err(UnetError::Weight {
+                name: name.to_owned(),
+                message: format!("should hold {expected} numbers, for the shape {shape:?}, found {found}"),
+            }),
+        };
+        let mut values = Vec::with_capacity(self.small_len);
+        for param in small.into_iter().map(|entry| &entries[entry]) {
+            let vector = source.vector(&param.name, &param.shape)?;
+            check(&param.name, &param.shape, vector.len())?;
+            values.extend(vector);
+        }
+        let filter = |spec: &FilterSpec| {
+            let Param { name, shape, .. } = &entries[spec.entry];
+            let stored = source.weight(name, shape)?;
+            check(name, shape, stored.view().len())?;
+            Ok::<_, UnetError>(Filter::streamed(spec.kernel, spec.stride, spec.c_in, spec.c_out, stored))
+        };
+        let filters = self.filters.iter().map(filter).collect::<Result<_, UnetError>>()?;
+        Ok(RunWeights { params: self.params, values, filters })
+    }
+}
+
+/// The parameters of a network that is only run: the filters as they are stored, everything else in single precision.
+pub(crate) struct RunWeights {
+    params: ParamTable,
+    values: Vec<f32>,
+    filters: Vec<Filter>,
+}
+
+impl RunWeights {
+    /// Every parameter; of the ranges the lengths alone mean something.
+    pub fn expected(&self) -> &[Param] {
+        self.params.entries()
+    }
+
+    /// What the layers need.
+    pub fn pass<'a>(&'a self, pool: &'a Pool) -> Pass<'a> {
+        Pass { values: &self.values, filters: &self.filters, pool, dropout: &[] }
     }
 }
 

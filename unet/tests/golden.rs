@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use common::{config, flat, golden, relative_error};
+use common::{config, flat, golden, relative_error, unit};
 use ndarray::Array4;
 use tweedie_denoiser::{Classified, Classifier, Condition, Network, NetworkGrad, Role};
 use tweedie_unet::{BookConfig, EncoderClassifier, Model};
@@ -152,11 +152,7 @@ fn fill_by_formula(model: &mut dyn NetworkGrad, value: impl Fn(&str, &[usize], f
     for (k, param) in params.iter().enumerate() {
         let values = model.params_mut().get_mut(&param.name).unwrap();
         for (j, x) in values.iter_mut().enumerate() {
-            let mut z = (((k as u64) << 32) + j as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^= z >> 31;
-            *x = value(&param.name, &param.shape, (z >> 11) as f64 * (-52f64).exp2() - 1.0) as f32;
+            *x = value(&param.name, &param.shape, unit(k, j)) as f32;
         }
     }
 }
@@ -338,7 +334,7 @@ fn variant_one_level() {
 /// No golden file is left out above.
 #[test]
 fn every_file_is_compared() {
-    let source = include_str!("golden.rs");
+    let source = concat!(include_str!("golden.rs"), include_str!("stable.rs"));
     for entry in std::fs::read_dir(common::folder()).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "safetensors") {

@@ -5,21 +5,21 @@ mod common;
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
-use tweedie_denoiser::NetworkGrad;
-use tweedie_unet::Model;
+use tweedie_denoiser::{NetworkGrad, Param, ParamTable};
 use tweedie_unet::residual::{Config, MidBlock};
+use tweedie_unet::{Model, Summary, autoencoder, cross};
 
 fn document(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(common::folder().join(name)).unwrap()).unwrap()
 }
 
 /// The 64-bit FNV-1a hash of the lines "KEY SIZExSIZE…" of all tensors, sorted.
-fn hash(model: &Model) -> String {
-    let line = |param: &tweedie_denoiser::Param| {
+fn hash(params: &[Param]) -> String {
+    let line = |param: &Param| {
         let sizes: Vec<String> = param.shape.iter().map(usize::to_string).collect();
         format!("{} {}\n", param.name, sizes.join("x"))
     };
-    let mut lines: Vec<String> = model.expected().iter().map(line).collect();
+    let mut lines: Vec<String> = params.iter().map(line).collect();
     lines.sort();
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     format!("{:016x}", lines.concat().bytes().fold(0xcbf2_9ce4_8422_2325, step))
@@ -34,12 +34,34 @@ fn published_configurations_have_their_keys() {
         let model = Model::from_config(entry["config"].as_object().unwrap()).unwrap();
         assert_eq!(model.expected().len() as u64, entry["tensors"], "{name}");
         assert_eq!(model.params().len() as u64, entry["parameters"], "{name}");
-        assert_eq!(hash(&model), entry["keys"], "{name}");
+        assert_eq!(hash(model.expected()), entry["keys"], "{name}");
         let Model::Residual(network) = &model else { panic!("another network") };
         let config = network.config();
         assert_eq!(Config::from_json(&config.to_json()).unwrap(), *config, "{name}");
         let [_, h, w] = model.image_shape().unwrap();
         assert_eq!(model.summary(h, w).params(), model.params().trainable(), "{name}");
+    }
+}
+
+/// The networks of Stable Diffusion, of which no memory is taken for the weights.
+#[test]
+fn stable_diffusion_has_its_keys() {
+    let Value::Object(document) = document("stable.json") else { panic!("not an object") };
+    assert_eq!(document.len(), 5);
+    for (name, entry) in document {
+        let config = entry["config"].as_object().unwrap();
+        let (table, summary): (ParamTable, Summary) = if config["_class_name"] == cross::CLASS {
+            let config = cross::Config::from_json(config).unwrap();
+            let [_, h, w] = config.image_shape().unwrap();
+            (config.table(500_000_000).unwrap(), config.summary(h, w))
+        } else {
+            let config = autoencoder::Config::from_json(config).unwrap();
+            (config.table(50_000_000).unwrap(), config.summary(512, 512))
+        };
+        assert_eq!(table.entries().len() as u64, entry["tensors"], "{name}");
+        assert_eq!(table.len() as u64, entry["parameters"], "{name}");
+        assert_eq!(hash(table.entries()), entry["keys"], "{name}");
+        assert_eq!(summary.params(), table.len(), "{name}");
     }
 }
 

@@ -4,7 +4,7 @@ pub mod classifier;
 pub mod drawing;
 pub mod guidance;
 mod guidance_args;
-mod noise;
+pub mod noise;
 mod output;
 pub mod plan;
 

@@ -107,6 +107,15 @@ pub fn scheduler(model: &Loaded, options: &Overrides<'_>) -> Result<SchedulerSpe
         Loaded::Network(network) => of_network(network, wanted, options.process)?,
         Loaded::Oracle(_) => usual(wanted, options.process, Clip::None)?,
     };
+    adjust(&mut spec, options)?;
+    Ok(spec)
+}
+
+/// What the options change of a scheduler, but for the sampler itself.
+///
+/// # Errors
+/// If an option does not belong to the sampler.
+pub fn adjust(spec: &mut SchedulerSpec, options: &Overrides<'_>) -> Result<()> {
     if let Some(name) = options.spacing {
         spec.spacing = Spacing::from_name(name)?;
     }
@@ -147,7 +156,7 @@ pub fn scheduler(model: &Loaded, options: &Overrides<'_>) -> Result<SchedulerSpe
             other => return Err(usage(format!("--eta is an option of ddim, and the sampler is {}", other.name()))),
         }
     }
-    Ok(spec)
+    Ok(())
 }
 
 fn of_network(network: &LoadedNetwork, wanted: Option<SolverSpec>, process: &ProcessArgs) -> Result<SchedulerSpec> {
@@ -391,9 +400,17 @@ impl Denoiser for Trial {
 /// If the plan cannot be run at all; the message names the file and the key that are to blame, where there is one.
 pub fn draws(model: &Loaded, spec: &SchedulerSpec, steps: usize) -> Result<usize> {
     let mut plan = spec.plan(steps).map_err(|e| refused(model, steps, e))?;
-    let trial = Trial { oracle: MixtureOracle::gaussian([1, 1, 1], 0.0, 1.0)?, learned: learns_variance(model) };
+    draws_of(&mut plan, learns_variance(model))
+}
+
+/// [`draws`] of a plan that was made; `learned` tells whether the model says the variance of the reverse step.
+///
+/// # Errors
+/// If the plan cannot be run.
+pub fn draws_of(plan: &mut Plan, learned: bool) -> Result<usize> {
+    let trial = Trial { oracle: MixtureOracle::gaussian([1, 1, 1], 0.0, 1.0)?, learned };
     let counter = Counter::default();
-    let Plan { grid, solver, .. } = &mut plan;
+    let Plan { grid, solver, .. } = plan;
     let shape = [1, 1, 1, 1];
     tweedie_samplers::sample(&trial, grid, solver.as_mut(), &counter, shape, &mut |_| ControlFlow::Continue(()))
         .context("the sampler cannot run with these options")?;

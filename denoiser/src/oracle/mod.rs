@@ -260,6 +260,10 @@ impl MixtureOracle {
             });
         }
         check_batch(x.dim().0, condition)?;
+        if let Some(i) = condition.as_texts().iter().position(Option::is_some) {
+            let message = format!("sample {i} has a text, but an oracle knows labels alone; remove the texts");
+            return Err(DenoiserError::Condition { operation: "oracle", message });
+        }
         x.axis_iter(Axis(0))
             .zip(condition.as_labels())
             .map(|(sample, &label)| {

@@ -67,8 +67,13 @@ fn forward_agrees_with_the_reference_for_every_instruction_set() {
 
 #[test]
 fn a_causal_attention_agrees_with_the_reference_for_every_instruction_set() {
-    let shapes =
-        [dims(1, 1, 1, 1, 1), dims(2, 5, 5, 3, 3), dims(2, 77, 77, 2, 16), dims(1, 850, 850, 1, 4), dims(1, 60, 20, 1, 4)];
+    let shapes = [
+        dims(1, 1, 1, 1, 1),
+        dims(2, 5, 5, 3, 3),
+        dims(2, 77, 77, 2, 16),
+        dims(1, 850, 850, 1, 4),
+        dims(1, 60, 20, 1, 4),
+    ];
     for &isa in Isa::available() {
         for d in shapes {
             let [q, k, v] = tensors(&d);

@@ -237,7 +237,7 @@ impl EncoderClassifier {
         condition: &'a Condition,
     ) -> Result<Request<'a>, DenoiserError> {
         let shared = &self.config.encoder;
-        let request = Request { operation, x, times, labels: condition.as_labels() };
+        let request = Request::new(operation, x, times, condition);
         request.check(shared.in_channels, self.size_multiple())?;
         let (_, _, h, w) = x.dim();
         match shared.sample_size {

@@ -9,7 +9,7 @@ use super::pair;
 use crate::init::Fill;
 use crate::summary::Summary;
 use crate::tensor::Tensor;
-use crate::weights::{Builder, FilterSpec, Pass};
+use crate::weights::{Builder, Pass};
 
 /// What a residual branch ends with may start at zero, see [`Init::ZeroResidual`](crate::Init::ZeroResidual).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +74,7 @@ impl Conv {
         place: Place,
     ) -> Self {
         let fill = Fill::fan_in(c_in * kernel * kernel, place == Place::EndsResidual);
-        let weight = b.add(format!("{name}.weight"), &[c_out, c_in, kernel, kernel], Role::Weight, fill);
-        let filter = b.filter(FilterSpec { kernel, stride, c_in, c_out, weight: weight.clone() });
+        let (filter, weight) = b.filter(format!("{name}.weight"), &[c_out, c_in, kernel, kernel], stride, fill);
         let name = name.to_owned();
         Self { name, filter, kernel, stride, pad_before, pad_after: kernel / 2, c_in, c_out, weight, bias: None }
     }
@@ -161,7 +160,7 @@ impl Conv {
     }
 }
 
-/// A linear layer over the channels of every pixel.
+/// A linear layer over the channels of every pixel, with a bias but for a few.
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
     name: String,
@@ -169,16 +168,21 @@ pub(crate) struct Linear {
     pub c_in: usize,
     pub c_out: usize,
     weight: Range<usize>,
-    bias: Range<usize>,
+    bias: Option<Range<usize>>,
 }
 
 impl Linear {
     pub fn new(b: &mut Builder, name: &str, c_in: usize, c_out: usize, place: Place) -> Self {
         let fill = Fill::fan_in(c_in, place == Place::EndsResidual);
-        let weight = b.add(format!("{name}.weight"), &[c_out, c_in], Role::Weight, fill);
-        let bias = b.add(format!("{name}.bias"), &[c_out], Role::Weight, fill);
-        let filter = b.filter(FilterSpec { kernel: 1, stride: 1, c_in, c_out, weight: weight.clone() });
+        let (filter, weight) = b.filter(format!("{name}.weight"), &[c_out, c_in], 1, fill);
+        let bias = Some(b.add(format!("{name}.bias"), &[c_out], Role::Weight, fill));
         Self { name: name.to_owned(), filter, c_in, c_out, weight, bias }
+    }
+
+    /// [`Linear::new`] without a bias.
+    pub fn unbiased(b: &mut Builder, name: &str, c_in: usize, c_out: usize) -> Self {
+        let (filter, weight) = b.filter(format!("{name}.weight"), &[c_out, c_in], 1, Fill::fan_in(c_in, false));
+        Self { name: name.to_owned(), filter, c_in, c_out, weight, bias: None }
     }
 
     /// The prefix of its keys.
@@ -192,8 +196,8 @@ impl Linear {
 
     pub fn forward(&self, p: &Pass<'_>, x: &Tensor) -> Tensor {
         let mut y = p.pool.tensor([x.n, x.h, x.w, self.c_out]);
-        let bias = &p.values[self.bias.clone()];
-        conv::forward(&self.dims(x), &x.data, &p.filters[self.filter], Some(bias), &mut y.data);
+        let bias = self.bias.as_ref().map(|bias| &p.values[bias.clone()]);
+        conv::forward(&self.dims(x), &x.data, &p.filters[self.filter], bias, &mut y.data);
         y
     }
 
@@ -205,11 +209,15 @@ impl Linear {
 
     /// [`Linear::backward`] without a gradient of the input.
     pub fn backward_weights(&self, x: &Tensor, dy: &Tensor, grads: &mut [f32]) {
-        if grads.is_empty() {
-            return;
+        let d = self.dims(x);
+        match &self.bias {
+            _ if grads.is_empty() => {}
+            Some(bias) => {
+                let (dw, db) = pair(grads, &self.weight, bias);
+                conv::backward_weight(&d, &x.data, &dy.data, dw, Some(db));
+            }
+            None => conv::backward_weight(&d, &x.data, &dy.data, &mut grads[self.weight.clone()], None),
         }
-        let (dw, db) = pair(grads, &self.weight, &self.bias);
-        conv::backward_weight(&self.dims(x), &x.data, &dy.data, dw, Some(db));
     }
 
     /// [`Linear::backward`] into a new `dx`.
@@ -223,7 +231,7 @@ impl Linear {
 
     /// Adds this layer, applied to an image of the given size, to `s`.
     pub fn describe(&self, s: &mut Summary, [h, w]: [usize; 2]) {
-        let params = self.weight.len() + self.bias.len();
+        let params = self.weight.len() + self.bias.as_ref().map_or(0, Range::len);
         s.push(&self.name, "Linear", [self.c_out, h, w], params, 2 * (self.weight.len() * h * w) as u64);
     }
 }

@@ -11,6 +11,7 @@ mod embedding;
 mod norm;
 mod resnet;
 mod sampler;
+mod transformer;
 
 pub(crate) use attention::{Attention, AttentionShape};
 pub(crate) use conv::{Conv, Linear, Place};
@@ -18,6 +19,7 @@ pub(crate) use embedding::Embedding;
 pub(crate) use norm::{BatchNorm, Gradient, GroupNorm, RunningUpdate};
 pub(crate) use resnet::{Conditioning, Embedded, EmbeddedGradient, Resnet, ResnetCommon, ResnetShape, Shortcut};
 pub(crate) use sampler::{Downsample, Rescaling, Upsample};
+pub(crate) use transformer::{Texts, Transformer, TransformerEnds, TransformerShape};
 
 use std::ops::Range;
 

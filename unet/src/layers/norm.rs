@@ -8,6 +8,7 @@ use tweedie_kernels::act::Act;
 use tweedie_kernels::map::{self, Map};
 use tweedie_kernels::norm::batch::{self, BatchNormDims, Running};
 use tweedie_kernels::norm::group::{self, Affine, GroupNormDims};
+use tweedie_kernels::norm::layer;
 
 use super::conv::Linear;
 use super::{concat, copy_channels, pair};
@@ -339,6 +340,36 @@ impl BatchNorm {
     }
 }
 
+/// `LN(x) gamma + beta` over the channels of each pixel (Ba et al. 2016), as PyTorch has it by default; the forward pass alone.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerNorm {
+    name: String,
+    c: usize,
+    gamma: Range<usize>,
+    beta: Range<usize>,
+}
+
+impl LayerNorm {
+    const EPS: f32 = 1e-5;
+
+    pub fn new(b: &mut Builder, name: &str, c: usize) -> Self {
+        let gamma = b.add(format!("{name}.weight"), &[c], Role::Weight, Fill::One);
+        let beta = b.add(format!("{name}.bias"), &[c], Role::Weight, Fill::Zero);
+        Self { name: name.to_owned(), c, gamma, beta }
+    }
+
+    pub fn forward(&self, p: &Pass<'_>, x: &Tensor) -> Tensor {
+        let mut y = p.pool.tensor(x.shape());
+        let (gamma, beta) = (&p.values[self.gamma.clone()], &p.values[self.beta.clone()]);
+        layer::forward(x.n * x.hw(), self.c, Self::EPS, &x.data, gamma, beta, &mut y.data);
+        y
+    }
+
+    pub fn describe(&self, s: &mut Summary, [h, w]: [usize; 2]) {
+        s.push(&self.name, "LayerNorm", [self.c, h, w], 2 * self.c, 0);
+    }
+}
+
 fn act_name(act: Act) -> &'static str {
     match act {
         Act::None => "",
@@ -346,5 +377,6 @@ fn act_name(act: Act) -> &'static str {
         Act::Relu => " + ReLU",
         Act::Gelu => " + GELU",
         Act::Mish => " + Mish",
+        Act::QuickGelu => " + QuickGELU",
     }
 }

@@ -118,6 +118,24 @@ impl Upsample {
         self.conv.forward(p, &Rescaling::Nearest.forward(p, x))
     }
 
+    /// [`Upsample::forward`] to a size of at most twice that of `x`, for prediction alone: the pixels beyond it are left out
+    /// before the convolution, which is what an interpolation to the nearest pixel gives for one less than twice the size.
+    pub fn forward_to(&self, p: &Pass<'_>, x: &Tensor, size: [usize; 2]) -> Tensor {
+        let twice = Rescaling::Nearest.forward(p, x);
+        if [twice.h, twice.w] == size {
+            return self.conv.forward(p, &twice);
+        }
+        let [h, w] = size;
+        let (n, from, to) = (twice.n, twice.w * twice.c, w * twice.c);
+        let mut cut = p.pool.tensor([n, h, w, twice.c]);
+        for (twice, cut) in twice.data.chunks_exact(twice.h * from).zip(cut.data.chunks_exact_mut(h * to)) {
+            for (twice, cut) in twice.chunks_exact(from).zip(cut.chunks_exact_mut(to)) {
+                cut.copy_from_slice(&twice[..to]);
+            }
+        }
+        self.conv.forward(p, &cut)
+    }
+
     pub fn backward(&self, p: &Pass<'_>, tape: &mut Tape, dy: &Tensor, grads: &mut [f32]) -> Tensor {
         let x = tape.pop();
         // To repeat the pixels again costs less than to keep four times the memory.
@@ -127,5 +145,10 @@ impl Upsample {
 
     pub fn describe(&self, s: &mut Summary, size: [usize; 2]) -> [usize; 2] {
         self.conv.describe(s, Rescaling::Nearest.size(size))
+    }
+
+    /// [`Upsample::describe`] by the size of the output.
+    pub fn describe_to(&self, s: &mut Summary, size: [usize; 2]) {
+        self.conv.describe(s, size);
     }
 }

@@ -10,7 +10,7 @@ use crate::UnetError;
 use crate::json::{LARGEST, Reader};
 
 /// A choice between the values `false` and `true`.
-fn flag<T>(no: T, yes: T) -> [(Value, T); 2] {
+pub(crate) fn flag<T>(no: T, yes: T) -> [(Value, T); 2] {
     [(json!(false), no), (json!(true), yes)]
 }
 
@@ -190,7 +190,7 @@ impl Config {
     }
 }
 
-fn sample_size(r: &mut Reader<'_>) -> Result<Option<[usize; 2]>, UnetError> {
+pub(crate) fn sample_size(r: &mut Reader<'_>) -> Result<Option<[usize; 2]>, UnetError> {
     let side = |v: &Value| v.as_u64().filter(|x| (1..=LARGEST as u64).contains(x)).map(|x| x as usize);
     let size = match r.get("sample_size") {
         None | Some(Value::Null) => return Ok(None),
@@ -255,7 +255,7 @@ fn sampling_name(sampling: Sampling) -> &'static str {
     }
 }
 
-fn activation(r: &mut Reader<'_>) -> Result<Activation, UnetError> {
+pub(crate) fn activation(r: &mut Reader<'_>) -> Result<Activation, UnetError> {
     let Some(value) = r.get("act_fn") else { return Ok(Activation::Silu) };
     // diffusers does not tell capitals from small letters.
     match value.as_str().unwrap_or_default().to_lowercase().as_str() {

@@ -24,6 +24,7 @@ pub use config::{
     SinusoidOrder, TimeEmbedding, TimeScaleShift,
 };
 pub(crate) use encoder::{Encoder, Timed};
+pub(crate) use json::{activation, flag, sample_size};
 pub(crate) use plan::EncoderPlan;
 
 use ndarray::{Array4, ArrayView4};
@@ -184,7 +185,7 @@ impl Residual {
         times: &'a [f64],
         condition: &'a Condition,
     ) -> Result<Request<'a>, DenoiserError> {
-        let request = Request { operation, x, times, labels: condition.as_labels() };
+        let request = Request::new(operation, x, times, condition);
         request.check(self.config.in_channels, self.size_multiple())?;
         request.check_least_side(self.least_side)?;
         request.check_labels(self.classes(), self.has_null_condition())?;

@@ -62,3 +62,12 @@ pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     let size = flat::norm(expected);
     flat::norm(&difference) / if size == 0.0 { 1.0 } else { size }
 }
+
+/// The number u in [-1, 1) that the scripts behind the golden files document, for element `j` of the tensor at position `k`.
+pub fn unit(k: usize, j: usize) -> f64 {
+    let mut z = (((k as u64) << 32) + j as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    (z >> 11) as f64 * (-52f64).exp2() - 1.0
+}

@@ -38,7 +38,7 @@ const fn work(name: &'static str, model: &'static str, task: Task, batch: usize)
 }
 
 /// Every work, in the order of the table.
-pub(super) const WORKS: [Work; 7] = [
+pub(super) const WORKS: [Work; 8] = [
     work("book-forward-64", "book", Task::Forward, 64),
     Work { scaling: true, ..work("book-train-64", "book", Task::Train, 64) },
     work("book-forward-1", "book", Task::Forward, 1),
@@ -46,6 +46,7 @@ pub(super) const WORKS: [Work; 7] = [
     work("cifar10-train-8", "cifar10", Task::Train, 8),
     work("digits-forward-64", "digits", Task::Forward, 64),
     work("digits-train-64", "digits", Task::Train, 64),
+    work("sd15-forward-2", "sd15", Task::Forward, 2),
 ];
 
 /// The works called `names`; all of them if there is no name.

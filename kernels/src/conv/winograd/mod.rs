@@ -128,7 +128,12 @@ fn convolve_in_blocks(
         .iter_mut()
         .map(|t| {
             assert_eq!(t.values.len(), d.n * d.h * d.w * t.channels, "convolution: floats of the output for {d:?}");
-            Place { columns: t.columns(), channels: t.channels, accumulate: t.accumulate, values: Shared::new(t.values) }
+            Place {
+                columns: t.columns(),
+                channels: t.channels,
+                accumulate: t.accumulate,
+                values: Shared::new(t.values),
+            }
         })
         .collect();
     let source = Source { parts, h: d.h, w: d.w };
