@@ -3,7 +3,8 @@
 The recipe is the usual one for this network: eps prediction on images in [0, 1], T = 1000, betas from 1e-4 to 0.02 in equal
 steps, t uniform in 1..T, mean squared error, Adam with learning rate 1e-3, batches of 64, and one label in ten dropped. Then
 DDIM (eta = 0, trailing steps) draws as many images of each label, and they are written as .safetensors: `sample` [N,1,28,28] in
-[-1, 1] and `labels` [N]. Minutes count the training alone: reading the data before it and drawing after it are not in them.
+[-1, 1] and `labels` [N]. Minutes count the training alone: reading the data before it and drawing after it are not in them. With
+`--network` further samples, with another guidance say, need no further training.
 
 Usage: python bench/peers/time_to_quality.py --minutes 20 --threads 2 --out samples.safetensors
 """
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from networks import BOOK, ROOT, build
 
@@ -126,6 +127,9 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0, help="scale; 1: the conditional model alone [1]")
     parser.add_argument("--compile", action="store_true", help="train through torch.compile, whose start counts as training")
     parser.add_argument("--contiguous", action="store_true", help="contiguous tensors instead of channels-last ones")
+    parser.add_argument(
+        "--network", type=Path, help=".safetensors that the trained network is written to; where it exists, it is read instead of training",
+    )
     parser.add_argument("--out", type=Path, required=True, help=".safetensors to be written")
     options = parser.parse_args()
     if not 1 <= options.steps <= TRAIN_STEPS:
@@ -140,7 +144,13 @@ def main() -> None:
     layout = torch.contiguous_format if options.contiguous else torch.channels_last
     _, network = build(BOOK)
     network.to(memory_format=layout)
-    report = train(network, torch.compile(network) if options.compile else network, images, labels, options)
+    if options.network and options.network.exists():
+        network.load_state_dict(load_file(options.network))
+        report = {}
+    else:
+        report = train(network, torch.compile(network) if options.compile else network, images, labels, options)
+        if options.network:
+            save_file({key: value.contiguous() for key, value in network.state_dict().items()}, options.network)
 
     wanted = torch.arange(BOOK["num_classes"]).repeat_interleave(options.per_label)
     start = time.perf_counter()

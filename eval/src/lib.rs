@@ -34,7 +34,7 @@ pub use estimate::{Estimate, bits_per_dim};
 pub use features::Z95;
 pub use frechet::{Extrapolated, Factored, Frechet, Moments, frechet, frechet_error, frechet_extrapolated};
 pub use kernel::{Kid, KidOptions, kid, mmd2};
-pub use manifold::{Prdc, prdc};
+pub use manifold::{Manifold, Prdc, prdc};
 pub use share::Share;
 pub use two_sample::{TwoSample, two_sample};
 pub use variance::{ReverseVariance, exact_gaussian_variance};

@@ -51,27 +51,68 @@ pub fn prdc(
     samples: ArrayView2<'_, f64>,
     ks: &[usize],
 ) -> Result<Vec<Prdc>, EvalError> {
-    let parameter = |what, expected: String, found: String, remedy| {
-        Err(EvalError::Parameter { operation: OPERATION, what, expected, found, remedy })
-    };
-    let most = ks.iter().copied().max().unwrap_or(0);
-    if ks.is_empty() || ks.contains(&0) {
-        return parameter("k", "1 or more".to_owned(), format!("{ks:?}"), "3 and 5 are usual");
-    }
-    for (what, n) in [("the number of real images", reference.nrows()), ("the number of samples", samples.nrows())] {
-        if n <= most {
-            return parameter(what, format!("more than k = {most}"), n.to_string(), "give more images, or a smaller k");
+    Manifold::of(reference, ks)?.compare(samples)
+}
+
+/// A reference with the balls around its rows, to be compared with several sets of samples.
+#[derive(Debug)]
+pub struct Manifold {
+    ks: Vec<usize>,
+    centre: Array1<f64>,
+    points: Points,
+    radii: Vec<Vec<f64>>,
+}
+
+impl Manifold {
+    /// Finds the neighbours of `reference` `[N, D]` for each `k`.
+    ///
+    /// # Errors
+    /// If a value is not finite, no `k` or 0 is given, or there are not more rows than the largest.
+    pub fn of(reference: ArrayView2<'_, f64>, ks: &[usize]) -> Result<Self, EvalError> {
+        if ks.is_empty() || ks.contains(&0) {
+            return parameter("k", "1 or more".to_owned(), format!("{ks:?}"), "3 and 5 are usual");
         }
+        let most = ks.iter().copied().max().unwrap_or(0);
+        more_than(most, "the number of real images", reference.nrows())?;
+        check_pair(OPERATION, reference, reference, 2)?;
+        // The product loses digits where the features are far from the origin.
+        let centre = reference.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(reference.ncols()));
+        let points = Points::new(reference, &centre);
+        let radii = points.radii(most);
+        Ok(Self { ks: ks.to_vec(), centre, points, radii })
     }
-    check_pair(OPERATION, reference, samples, 2)?;
-    // The product loses digits where the features are far from the origin.
-    let centre = reference.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(reference.ncols()));
-    let (real, drawn) = (Points::new(reference, &centre), Points::new(samples, &centre));
-    let (real_radii, drawn_radii) = (real.radii(most), drawn.radii(most));
-    Ok(counts(&real, &drawn, &real_radii, &drawn_radii, ks))
+
+    /// Each `k` that neighbours were found for.
+    pub fn ks(&self) -> &[usize] {
+        &self.ks
+    }
+
+    /// [`prdc`] of `samples` `[M, D]`.
+    ///
+    /// # Errors
+    /// If the numbers of features differ, a value is not finite, or there are not more rows than the largest `k`.
+    pub fn compare(&self, samples: ArrayView2<'_, f64>) -> Result<Vec<Prdc>, EvalError> {
+        let most = self.ks.iter().copied().max().unwrap_or(0);
+        more_than(most, "the number of samples", samples.nrows())?;
+        check_pair(OPERATION, self.points.x.view(), samples, 2)?;
+        let drawn = Points::new(samples, &self.centre);
+        Ok(counts(&self.points, &drawn, &self.radii, &drawn.radii(most), &self.ks))
+    }
+}
+
+fn parameter<T>(what: &'static str, expected: String, found: String, remedy: &'static str) -> Result<T, EvalError> {
+    Err(EvalError::Parameter { operation: OPERATION, what, expected, found, remedy })
+}
+
+fn more_than(k: usize, what: &'static str, n: usize) -> Result<(), EvalError> {
+    if n > k {
+        return Ok(());
+    }
+    parameter(what, format!("more than k = {k}"), n.to_string(), "give more images, or a smaller k")
 }
 
 /// Rows and their squared lengths.
+#[derive(Debug)]
 struct Points {
     x: Array2<f64>,
     squares: Vec<f64>,

@@ -140,7 +140,8 @@ impl RunConfig {
                 InitName::ZeroResidual,
                 SamplesConfig::default(),
                 TrainConfig {
-                    length: RunLength::Epochs(5),
+                    length: RunLength::Epochs(4),
+                    batch: 32,
                     lr: 1e-3,
                     lr_decay: LrDecay::Cosine,
                     prediction: Prediction::V,
@@ -149,7 +150,7 @@ impl RunConfig {
                 },
                 json!({
                     "_class_name": "UNet2DModel",
-                    "block_out_channels": [32, 64, 128],
+                    "block_out_channels": [16, 64, 128],
                     "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
                     "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
                     "layers_per_block": 1,

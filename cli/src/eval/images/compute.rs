@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tweedie_eval::{
     Confusion, Estimate, Factored, KidOptions, Moments, Prdc, Share, Z95, frechet_error, frechet_extrapolated,
-    inception_score, kid, mmd2, prdc,
+    inception_score, kid, mmd2,
 };
 
 use super::args::ImageArgs;
@@ -125,7 +125,7 @@ pub fn figures(
             (Metric::Precision | Metric::Recall | Metric::Density | Metric::Coverage, Some(reference)) => {
                 if neighbours.is_none() {
                     let ks = [settings.k_recall, settings.k_coverage];
-                    neighbours = Some(prdc(reference.features.view(), samples.features.view(), &ks)?);
+                    neighbours = Some(reference.with_manifold(&ks, |manifold| manifold.compare(samples.features.view()))?);
                 }
                 of_neighbours(metric, neighbours.as_deref().context("no neighbours")?, settings)
             }

@@ -1,9 +1,12 @@
 //! From images to features and logits: samples become the pixels that a classifier was trained on.
 
+use std::cell::OnceCell;
+
 use anyhow::{Context, Result, ensure};
 use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
 use tweedie_data::{Dataset, Range};
 use tweedie_denoiser::Classifier;
+use tweedie_eval::{EvalError, Manifold};
 
 use crate::args::Common;
 use crate::console;
@@ -19,6 +22,38 @@ pub struct Extracted {
     pub logits: Option<Array2<f64>>,
     /// The label of each image; `None` if there are none at all.
     pub labels: Option<Vec<Option<usize>>>,
+    /// The neighbours among the features, which a reference keeps for the next samples.
+    manifold: OnceCell<Manifold>,
+}
+
+impl Extracted {
+    /// Features, and what is known of their images beside them.
+    pub fn new(
+        features: Array2<f64>,
+        logits: Option<Array2<f64>>,
+        labels: Option<Vec<Option<usize>>>,
+    ) -> Self {
+        Self { features, logits, labels, manifold: OnceCell::new() }
+    }
+
+    /// `f` of the balls that reach to the neighbours `ks`: those of the first call are kept for the next ones with the same.
+    ///
+    /// # Errors
+    /// If there are fewer images than neighbours, or a feature is not finite; also those of `f`.
+    pub fn with_manifold<R>(
+        &self,
+        ks: &[usize],
+        f: impl FnOnce(&Manifold) -> Result<R, EvalError>,
+    ) -> Result<R, EvalError> {
+        if let Some(kept) = self.manifold.get().filter(|kept| kept.ks() == ks) {
+            return f(kept);
+        }
+        let found = Manifold::of(self.features.view(), ks)?;
+        let result = f(&found);
+        // Where another is kept already, this one is not.
+        let _ = self.manifold.set(found);
+        result
+    }
 }
 
 /// A classifier as the metrics see it.
@@ -79,7 +114,7 @@ impl Extractor<'_> {
         }
         bar.finish_and_clear();
         let matrix = |values: Vec<f64>| Array2::from_shape_vec((count, values.len() / count.max(1)), values);
-        Ok(Extracted { features: matrix(features)?, logits: Some(matrix(logits)?), labels })
+        Ok(Extracted::new(matrix(features)?, Some(matrix(logits)?), labels))
     }
 
     fn classify(&self, images: ArrayView4<'_, f32>) -> Result<(Vec<f64>, Vec<f64>)> {

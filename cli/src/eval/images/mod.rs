@@ -157,8 +157,8 @@ fn of_features(
             return Err(usage(format!("{option} cannot be given with --reference-features, which is the reference")));
         }
     }
-    let drawn = Extracted { features: files::features(samples, "--sample-features")?, logits: None, labels: None };
-    let real = Extracted { features: files::features(reference, "--reference-features")?, logits: None, labels: None };
+    let drawn = Extracted::new(files::features(samples, "--sample-features")?, None, None);
+    let real = Extracted::new(files::features(reference, "--reference-features")?, None, None);
     let found = figures(&wanted.metrics, Some(&real), &drawn, settings, common)?;
     Ok(Judged {
         samples: samples.display().to_string(),
