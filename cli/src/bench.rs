@@ -180,7 +180,8 @@ impl Subject {
             Self::Text { network, .. } => {
                 let width = network.config().text_width;
                 let text = Array2::from_shape_fn((TOKENS, width), |(i, j)| ((i * 3 + j * 5) % 13) as f32 / 6.5 - 1.0);
-                Condition::texts(vec![Arc::new(text); batch])
+                let text = Arc::new(text);
+                Condition::texts(vec![text; batch])
             }
         }
     }

@@ -226,7 +226,7 @@ fn bad_input_is_refused() {
     bench.fail(&format!("img2img {model} --image picture.png --strength 0"), 2, &["--strength"]);
     bench.fail(&format!("img2img {model} --image picture.png --strength 0.3"), 2, &["--strength 0.3", "0.5"]);
     bench.fail(&format!("inpaint {model} --image picture.png --mask missing.png"), 1, &["missing.png"]);
-    bench.fail(&format!("clip-score --model sd --image picture.png --prompt x"), 1, &["sd", "config.json"]);
+    bench.fail("clip-score --model sd --image picture.png --prompt x", 1, &["sd", "config.json"]);
 
     let vae = bench.path("sd/vae");
     fs::rename(&vae, bench.path("kept")).unwrap();

@@ -69,7 +69,7 @@ pub struct DrawArgs {
     /// Noise to use, in latents: `initial [N,C,H/8,W/8]` and, for samplers that add noise, `steps [K,N,C,H/8,W/8]`
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Files", value_parser = safetensors_path)]
     pub noise: Option<PathBuf>,
-    /// Where the pictures go: a .png (several side by side), or f32 [N,H,W,3] in [0,1] as .npy
+    /// Where the pictures go: a .png (several side by side), or f32 `[N,H,W,3]` from 0 to 1 as .npy
     #[arg(long, value_name = "FILE", help_heading = "Files", default_value = "picture.png", value_parser = picture_path)]
     pub out: PathBuf,
     /// Write the estimate of the picture to OUT.preview.png every K steps

@@ -125,7 +125,8 @@ pub fn figures(
             (Metric::Precision | Metric::Recall | Metric::Density | Metric::Coverage, Some(reference)) => {
                 if neighbours.is_none() {
                     let ks = [settings.k_recall, settings.k_coverage];
-                    neighbours = Some(reference.with_manifold(&ks, |manifold| manifold.compare(samples.features.view()))?);
+                    neighbours =
+                        Some(reference.with_manifold(&ks, |manifold| manifold.compare(samples.features.view()))?);
                 }
                 of_neighbours(metric, neighbours.as_deref().context("no neighbours")?, settings)
             }

@@ -28,11 +28,7 @@ pub struct Extracted {
 
 impl Extracted {
     /// Features, and what is known of their images beside them.
-    pub fn new(
-        features: Array2<f64>,
-        logits: Option<Array2<f64>>,
-        labels: Option<Vec<Option<usize>>>,
-    ) -> Self {
+    pub fn new(features: Array2<f64>, logits: Option<Array2<f64>>, labels: Option<Vec<Option<usize>>>) -> Self {
         Self { features, logits, labels, manifold: OnceCell::new() }
     }
 
