@@ -225,8 +225,14 @@ fn class_name(config: &Config, path: &Path, of_pipeline: Option<String>) -> Resu
             file: path.display().to_string(),
             key: "_class_name".into(),
             expected: one_of(&SUPPORTED_CLASSES),
+            remedy: match other.as_deref() {
+                Some("UNet2DConditionModel" | "AutoencoderKL") => {
+                    "a pipeline from text to picture is drawn from with `tweedie txt2img`"
+                }
+                _ => "other networks cannot be opened; check that this is the directory of the network",
+            }
+            .into(),
             found: other.unwrap_or_else(|| config.get("_class_name").map_or("nothing", json_kind).to_owned()),
-            remedy: "other networks cannot be opened; check that this is the directory of the network".into(),
         }),
     }
 }

@@ -119,14 +119,6 @@ impl Pipeline {
         }
         Ok((read_config(&path)?, path))
     }
-
-    /// The content of a text file in the folder of a part; `None` if there is none.
-    ///
-    /// # Errors
-    /// If it cannot be read, is too large, or is no UTF-8.
-    pub fn text(&self, part: &str, file: &str) -> Result<Option<String>, CheckpointError> {
-        read_text(self.root.join(part).join(file))
-    }
 }
 
 /// The content of a text file; `None` if there is none.

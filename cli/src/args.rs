@@ -26,6 +26,7 @@ use crate::verify::VerifyArgs;
 Examples:
   tweedie sample                                  ten columns of digits from the bundled model
   tweedie sample --labels 3,7 --per-label 4       four threes and four sevens
+  tweedie txt2img --model sd --prompt 'a fox'      a picture by Stable Diffusion, from its directory
   tweedie train --data mnist                      train the next one, and watch it
   tweedie inspect                                 the layers of the bundled model
   tweedie eval                                    how likely it finds MNIST's test images

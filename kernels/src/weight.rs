@@ -78,11 +78,6 @@ impl Int8 {
         }
         rounded
     }
-
-    /// Bytes of memory.
-    pub fn bytes(&self) -> usize {
-        self.values.len() + 4 * self.scales.len()
-    }
 }
 
 impl Stored for Int8 {
@@ -104,15 +99,6 @@ impl Weight<'_> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Bytes that a number takes, scales left out.
-    pub fn bytes_per_number(&self) -> usize {
-        match self {
-            Self::F32(_) => 4,
-            Self::F16(_) | Self::Bf16(_) => 2,
-            Self::Int8 { .. } => 1,
-        }
     }
 
     /// Writes the numbers from `start` on to `out`.

@@ -28,7 +28,7 @@ from diffusers.utils import logging
 from safetensors.torch import save_file
 
 from golden_unets import ROOT, worst, write
-from golden_variants import formula_parameters
+from golden_variants import counted, formula_parameters
 
 
 def cross(*attends: bool) -> dict:
@@ -202,19 +202,7 @@ def autoencoder(out: Path, name: str, model: dict, size, legacy: bool = False, *
 def published(out: Path) -> None:
     document = {}
     for name, (kind, settings) in STABLE.items():
-        with torch.device("meta"):
-            model = kind(**settings)
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_config(folder)
-            config = json.loads((Path(folder) / "config.json").read_text())
-        state = model.state_dict()
-        lines = sorted((f"{key} {'x'.join(map(str, value.shape))}\n" for key, value in state.items()), key=str.encode)
-        keys = 0xCBF29CE484222325
-        for byte in "".join(lines).encode():
-            keys = ((keys ^ byte) * 0x100000001B3) % 2**64
-        parameters = sum(value.numel() for value in state.values())
-        document[name] = {"config": config, "tensors": len(state), "parameters": parameters, "keys": f"{keys:016x}"}
-        print(f"{name}: {len(state)} tensors, {parameters} parameters")
+        document[name] = counted(name, kind, settings)
     (out / "stable.json").write_text(json.dumps(document, indent=1) + "\n")
 
 

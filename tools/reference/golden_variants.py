@@ -218,22 +218,27 @@ def variant(out: Path, name: str, model: dict, size, timesteps, labels, seed: in
     )
 
 
+def counted(name: str, kind: type, settings: dict) -> dict:
+    """The config of a network of diffusers, and what its state dict comes to; no weights are made."""
+    with torch.device("meta"):
+        model = kind(**settings)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_config(folder)
+        config = json.loads((Path(folder) / "config.json").read_text())
+    state = model.state_dict()
+    lines = sorted((f"{key} {'x'.join(map(str, value.shape))}\n" for key, value in state.items()), key=str.encode)
+    keys = 0xCBF29CE484222325
+    for byte in "".join(lines).encode():
+        keys = ((keys ^ byte) * 0x100000001B3) % 2**64
+    parameters = sum(value.numel() for value in state.values())
+    print(f"{name}: {len(state)} tensors, {parameters} parameters")
+    return {"config": config, "tensors": len(state), "parameters": parameters, "keys": f"{keys:016x}"}
+
+
 def published(out: Path) -> None:
     document = {}
     for name, settings in PUBLISHED.items():
-        with torch.device("meta"):
-            model = UNet2DModel(**settings)
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_config(folder)
-            config = json.loads((Path(folder) / "config.json").read_text())
-        state = model.state_dict()
-        lines = sorted((f"{key} {'x'.join(map(str, value.shape))}\n" for key, value in state.items()), key=str.encode)
-        keys = 0xCBF29CE484222325
-        for byte in "".join(lines).encode():
-            keys = ((keys ^ byte) * 0x100000001B3) % 2**64
-        parameters = sum(value.numel() for value in state.values())
-        document[name] = {"config": config, "tensors": len(state), "parameters": parameters, "keys": f"{keys:016x}"}
-        print(f"{name}: {len(state)} tensors, {parameters} parameters")
+        document[name] = counted(name, UNet2DModel, settings)
     (out / "published.json").write_text(json.dumps(document, indent=1) + "\n")
 
 

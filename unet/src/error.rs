@@ -65,6 +65,15 @@ pub enum UnetError {
 }
 
 impl UnetError {
+    /// Refuses a configuration whose estimate of parameters, at most `excess` times too many, is far beyond the `available` numbers of
+    /// its checkpoint.
+    pub(crate) fn check_size(estimate: f64, excess: f64, available: usize) -> Result<(), Self> {
+        if estimate > 1e6 + excess * available as f64 {
+            return Err(Self::Size { estimate: estimate as u64, available });
+        }
+        Ok(())
+    }
+
     /// The same of another network, which is built by the code of the first.
     pub(crate) fn of(self, class: &'static str) -> Self {
         match self {

@@ -57,11 +57,8 @@ impl Model {
             Some(residual::CLASS) => {
                 let config = Config::from_json(config)?;
                 config.validate()?;
-                let estimate = config.estimated_parameters();
                 // The estimate takes every layer for one of the widest: at most about three times too many.
-                if estimate > 1e6 + 8.0 * available as f64 {
-                    return Err(UnetError::Size { estimate: estimate as u64, available });
-                }
+                UnetError::check_size(config.estimated_parameters(), 8.0, available)?;
                 Residual::table(&config)
             }
             _ => Err(unknown_class(config)),

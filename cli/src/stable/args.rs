@@ -105,6 +105,20 @@ pub struct Txt2ImgArgs {
     pub height: Option<usize>,
 }
 
+/// A picture that is read.
+#[derive(Args, Clone, Debug)]
+pub struct PictureArgs {
+    /// The picture to start from, PNG or JPEG
+    #[arg(long, value_name = "FILE", help_heading = "Files")]
+    pub image: PathBuf,
+    /// Width in pixels that it is resized to, with its mask [default: its own, down to a multiple of 8]
+    #[arg(long, value_name = "PIXELS")]
+    pub width: Option<usize>,
+    /// Height in pixels that it is resized to, with its mask [default: its own, down to a multiple of 8]
+    #[arg(long, value_name = "PIXELS")]
+    pub height: Option<usize>,
+}
+
 /// Draw a picture over another, as a text says.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
@@ -114,18 +128,12 @@ pub struct Img2ImgArgs {
     /// What every command takes.
     #[command(flatten)]
     pub draw: DrawArgs,
-    /// The picture to start from, PNG or JPEG
-    #[arg(long, value_name = "FILE", help_heading = "Files")]
-    pub image: PathBuf,
+    /// The picture to start from.
+    #[command(flatten)]
+    pub picture: PictureArgs,
     /// How much of it is drawn anew, above 0 to 1: the share of the steps that are made
     #[arg(long, value_name = "S", default_value_t = 0.8, value_parser = strength)]
     pub strength: f64,
-    /// Width in pixels that the picture is resized to [default: its own, down to a multiple of 8]
-    #[arg(long, value_name = "PIXELS")]
-    pub width: Option<usize>,
-    /// Height in pixels that the picture is resized to [default: its own, down to a multiple of 8]
-    #[arg(long, value_name = "PIXELS")]
-    pub height: Option<usize>,
 }
 
 /// Draw a part of a picture anew, as a text says.
@@ -139,21 +147,15 @@ pub struct InpaintArgs {
     /// What every command takes.
     #[command(flatten)]
     pub draw: DrawArgs,
-    /// The picture, PNG or JPEG
-    #[arg(long, value_name = "FILE", help_heading = "Files")]
-    pub image: PathBuf,
+    /// The picture.
+    #[command(flatten)]
+    pub picture: PictureArgs,
     /// Where it is drawn anew: white there, black elsewhere
     #[arg(long, value_name = "FILE", help_heading = "Files")]
     pub mask: PathBuf,
     /// How much of it is drawn anew, above 0 to 1: the share of the steps that are made
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = strength)]
     pub strength: f64,
-    /// Width in pixels that both are resized to [default: the picture's, down to a multiple of 8]
-    #[arg(long, value_name = "PIXELS")]
-    pub width: Option<usize>,
-    /// Height in pixels that both are resized to [default: the picture's, down to a multiple of 8]
-    #[arg(long, value_name = "PIXELS")]
-    pub height: Option<usize>,
 }
 
 /// Say how well pictures fit texts, by CLIP.

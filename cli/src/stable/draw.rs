@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use image::RgbImage;
 use ndarray::{Array2, Array4, Axis, Slice};
 use serde_json::{Map, Value, json};
 use tweedie_denoiser::{
@@ -18,7 +19,7 @@ use tweedie_schedule::TimestepMapping;
 use tweedie_unet::autoencoder;
 use tweedie_unet::cross;
 
-use super::args::DrawArgs;
+use super::args::{DrawArgs, PictureArgs};
 use super::parts::{self, Parts};
 use super::pictures;
 use crate::args::Common;
@@ -150,11 +151,23 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
+    /// Reads the picture that is started from, and takes its size and the share of the steps that are made.
+    ///
+    /// # Errors
+    /// If it cannot be read, the size is not whole latents, or no step is left.
+    pub fn start_from(&mut self, picture: &PictureArgs, strength: f64) -> Result<RgbImage> {
+        let image = pictures::read(&picture.image)?;
+        self.set_size([picture.height, picture.width], Some(image.dimensions()))?;
+        self.set_strength(strength)?;
+        self.note("image", json!(picture.image.display().to_string()));
+        Ok(image)
+    }
+
     /// The share of the steps that are made.
     ///
     /// # Errors
     /// If no step is left.
-    pub fn set_strength(&mut self, strength: f64) -> Result<()> {
+    fn set_strength(&mut self, strength: f64) -> Result<()> {
         let moves = (self.steps as f64 * strength).floor();
         if moves < 1.0 {
             return Err(usage(format!(
@@ -267,13 +280,6 @@ impl<'a> Job<'a> {
     /// The samples `[N, C, h, w]`, and the time of a step.
     fn sample(&self, begin: &Begin, texts: &[Text]) -> Result<(Array4<f32>, Duration)> {
         let (args, count) = (self.args, self.args.count.get());
-        let mut network = self.parts.network()?;
-        let mut guidance = args.guidance;
-        if network.takes_guidance() {
-            // It has learned what guidance does.
-            network.set_guidance(Some(guidance));
-            guidance = 1.0;
-        }
         let mut plan = self.spec.plan(self.steps)?;
         if self.strength < 1.0 {
             plan.grid = start::shortened(&plan.grid, self.strength)?;
@@ -291,6 +297,13 @@ impl<'a> Job<'a> {
             }
             None => Box::new(SeededNoise::new(args.seed)),
         };
+        let mut network = self.parts.network()?;
+        let mut guidance = args.guidance;
+        if network.takes_guidance() {
+            // It has learned what guidance does.
+            network.set_guidance(Some(guidance));
+            guidance = 1.0;
+        }
         let noise: Box<dyn Noise + '_> = match begin {
             Begin::Picture(latents) => Box::new(FromPicture::new(noise, latents.clone(), &plan.grid)),
             Begin::Part { latents, .. } if self.strength < 1.0 => {

@@ -54,10 +54,7 @@ pub fn img2img(args: &Img2ImgArgs, common: &Common) -> Result<()> {
     if job.network.in_channels == beside(job.latents) {
         bail!("{}: this network fills in parts of pictures; use `tweedie inpaint`", job.parts.root().display());
     }
-    let image = pictures::read(&args.image)?;
-    job.set_size([args.height, args.width], Some(image.dimensions()))?;
-    job.set_strength(args.strength)?;
-    job.note("image", json!(args.image.display().to_string()));
+    let image = job.start_from(&args.picture, args.strength)?;
     if args.draw.dry_run {
         return job.run(Begin::Noise, start);
     }
@@ -72,10 +69,8 @@ pub fn img2img(args: &Img2ImgArgs, common: &Common) -> Result<()> {
 pub fn inpaint(args: &InpaintArgs, common: &Common) -> Result<()> {
     let start = Instant::now();
     let mut job = Job::plan(&args.draw, common)?;
-    let (image, mask) = (pictures::read(&args.image)?, pictures::read(&args.mask)?);
-    job.set_size([args.height, args.width], Some(image.dimensions()))?;
-    job.set_strength(args.strength)?;
-    job.note("image", json!(args.image.display().to_string()));
+    let image = job.start_from(&args.picture, args.strength)?;
+    let mask = pictures::read(&args.mask)?;
     job.note("mask", json!(args.mask.display().to_string()));
     let mask = pictures::mask(&mask, job.size);
     if mask.iter().all(|m| *m == 0.0) {

@@ -112,9 +112,13 @@ impl Parts {
                 layers - 1
             )));
         }
+        let ids: Vec<(Vec<u32>, usize)> =
+            tokens.iter().zip(prompts).map(|(tokens, (_, skip))| (tokens.ids.clone(), *skip)).collect();
         let mut texts = Vec::new();
-        for (tokens, (_, skip)) in tokens.iter().zip(prompts) {
-            texts.extend(encoder.texts(std::slice::from_ref(&tokens.ids), *skip)?);
+        // Neighbours that are alike go through the encoder together, which reads its weights once for all of them.
+        for alike in ids.chunk_by(|a, b| a.1 == b.1) {
+            let together: Vec<Vec<u32>> = alike.iter().map(|(ids, _)| ids.clone()).collect();
+            texts.extend(encoder.texts(&together, alike[0].1)?);
         }
         for text in &texts {
             if text.iter().any(|x: &f32| !x.is_finite()) {
@@ -144,11 +148,7 @@ impl Parts {
     /// If it cannot be opened, or its weights do not belong to it.
     pub fn network_config(&self) -> Result<(cross::Config, Component)> {
         let component = self.part("unet", &[cross::CLASS])?;
-        let file = || component.config_path.display().to_string();
-        let config = cross::Config::from_json(&component.config).with_context(file)?;
-        let table = config.table(numbers(&component.weights)).with_context(file)?;
-        check(table.entries(), &component.weights)?;
-        Ok((config, component))
+        Ok((checked(&component)?, component))
     }
 
     /// The network.
@@ -264,6 +264,15 @@ fn check(entries: &[Param], weights: &TensorFile) -> Result<()> {
     Ok(check_keys(entries.iter().map(|p| (p.name.as_str(), p.shape.as_slice())), weights, |_| false)?)
 }
 
+/// The configuration of a network that reads texts, whose weights belong to it.
+fn checked(component: &Component) -> Result<cross::Config> {
+    let file = || component.config_path.display().to_string();
+    let config = cross::Config::from_json(&component.config).with_context(file)?;
+    let table = config.table(numbers(&component.weights)).with_context(file)?;
+    check(table.entries(), &component.weights)?;
+    Ok(config)
+}
+
 /// `FILE` or `FILE:WEIGHT`.
 fn adapter(text: &str) -> Result<(Lora, f32)> {
     let (path, weight) = match text.rsplit_once(':').and_then(|(path, weight)| Some((path, weight.parse().ok()?))) {
@@ -315,9 +324,7 @@ pub fn text_network(path: &Path, variant: Option<&str>) -> Result<Option<TextNet
         }
         _ => return Ok(None),
     };
-    let file = || component.config_path.display().to_string();
-    let config = cross::Config::from_json(&component.config).with_context(file)?;
-    check(config.table(numbers(&component.weights)).with_context(file)?.entries(), &component.weights)?;
+    let config = checked(&component)?;
     Ok(Some(TextNetwork { name: path.display().to_string(), config, weights: component.weights }))
 }
 

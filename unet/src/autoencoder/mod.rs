@@ -47,11 +47,8 @@ impl Config {
     /// take more memory than the checkpoint.
     pub fn table(&self, available: usize) -> Result<ParamTable, UnetError> {
         self.validate()?;
-        let estimate = self.estimated_parameters();
         // The estimate takes every layer for one of the coarser level: a few times too many at most.
-        if estimate > 1e6 + 16.0 * available as f64 {
-            return Err(UnetError::Size { estimate: estimate as u64, available });
-        }
+        UnetError::check_size(self.estimated_parameters(), 16.0, available)?;
         let mut b = Builder::run_only();
         Encoder::new(&mut b, self);
         Decoder::new(&mut b, self);

@@ -54,11 +54,8 @@ impl Config {
     /// take more memory than the checkpoint.
     pub fn table(&self, available: usize) -> Result<ParamTable, UnetError> {
         self.validate()?;
-        let estimate = self.estimated_parameters();
         // The estimate takes every layer for a wide one with a transformer: a few times too many at most.
-        if estimate > 1e6 + 16.0 * available as f64 {
-            return Err(UnetError::Size { estimate: estimate as u64, available });
-        }
+        UnetError::check_size(self.estimated_parameters(), 16.0, available)?;
         let mut b = Builder::run_only();
         Layers::new(&mut b, self);
         Ok(b.params)
