@@ -11,6 +11,8 @@
 
 use std::ops::Range;
 
+use crate::lanes::turn;
+use crate::panels::{Panelling, lanes};
 use crate::par::Shared;
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
@@ -51,8 +53,8 @@ const BLOCK_DEPTH: usize = 128;
 /// The most rows that a register tile has.
 const MAX_TILE_ROWS: usize = 8;
 
-/// Vectors of a panel for `n` columns: of those that fill up the fewest columns the widest.
-fn panel_vectors(isa: Isa, n: usize) -> usize {
+/// The panels for `n` columns: of the widths that fill up the fewest columns the widest.
+fn panelling(isa: Isa, n: usize) -> Panelling {
     let vectors = n.div_ceil(lanes(isa)).max(1);
     let widest = match isa {
         Isa::Avx512 => 4,
@@ -61,53 +63,47 @@ fn panel_vectors(isa: Isa, n: usize) -> usize {
     };
     // A single vector is too narrow to be worth what it saves.
     let candidates = if vectors == 1 { 1..=1 } else { widest.min(2)..=widest };
-    candidates.rev().min_by_key(|width| vectors.next_multiple_of(*width)).unwrap_or(1)
-}
-
-fn panel_width(isa: Isa, n: usize) -> usize {
-    panel_vectors(isa, n) * lanes(isa)
-}
-
-struct Lanes;
-
-impl WithSimd for Lanes {
-    type Output = usize;
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        S::LANES
-    }
-}
-
-/// Floats in a vector.
-fn lanes(isa: Isa) -> usize {
-    dispatch_to(isa, Lanes)
+    let width = candidates.rev().min_by_key(|width| vectors.next_multiple_of(*width)).unwrap_or(1);
+    Panelling::mixed(isa, n, width)
 }
 
 /// Floats that [`pack`] writes for `k` rows and `n` columns.
 pub(crate) fn packed_len(isa: Isa, k: usize, n: usize) -> usize {
-    n.next_multiple_of(panel_width(isa, n)) * k
+    panelling(isa, n).room() * k
 }
 
 /// Packs `k` rows and `n` columns of B into panels, `[panel][k][width]`, the last one filled up with zeros.
 pub(crate) fn pack(isa: Isa, b: Matrix<'_>, k: usize, n: usize, packed: &mut [f32]) {
-    let width = panel_width(isa, n);
-    for (panel, packed) in packed.chunks_exact_mut((width * k).max(1)).enumerate() {
-        let columns = panel * width..n.min((panel + 1) * width);
-        if b.col == 1 {
-            for (p, packed) in packed.chunks_exact_mut(width).enumerate() {
-                let (filled, rest) = packed.split_at_mut(columns.len());
-                filled.copy_from_slice(&b.data[p * b.row + columns.start..][..columns.len()]);
-                rest.fill(0.0);
+    dispatch_to(isa, Pack { panelling: panelling(isa, n), b, k, n, packed });
+}
+
+struct Pack<'a> {
+    panelling: Panelling,
+    b: Matrix<'a>,
+    k: usize,
+    n: usize,
+    packed: &'a mut [f32],
+}
+
+impl WithSimd for Pack<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Self { panelling, b, k, n, packed } = self;
+        for panel in 0..if k == 0 { 0 } else { panelling.count() } {
+            let (start, width) = (panelling.start(panel), panelling.width(panel));
+            let count = width.min(n - start);
+            let packed = &mut packed[start * k..][..width * k];
+            if b.row == 1 {
+                turn(s, (&b.data[start * b.col..], b.col), (count, k), (packed, width));
             }
-        } else {
-            // Squares of this side: each cache line of either matrix is met once.
-            const SIDE: usize = 16;
-            for first in (0..k).step_by(SIDE) {
-                for (p, packed) in packed.chunks_exact_mut(width).enumerate().skip(first).take(SIDE) {
-                    packed[columns.len()..].fill(0.0);
-                    for (packed, column) in packed.iter_mut().zip(columns.clone()) {
-                        *packed = b.at(p, column);
-                    }
+            for (p, packed) in packed.chunks_exact_mut(width).enumerate() {
+                let (filled, rest) = packed.split_at_mut(count);
+                rest.fill(0.0);
+                if b.col == 1 {
+                    filled.copy_from_slice(&b.data[p * b.row + start..][..count]);
+                } else if b.row != 1 {
+                    filled.iter_mut().enumerate().for_each(|(j, packed)| *packed = b.at(p, start + j));
                 }
             }
         }
@@ -133,56 +129,54 @@ impl Product<'_> {
     /// # Safety
     /// No part of the target's rows, `n` elements each, may be in use elsewhere.
     pub(crate) unsafe fn into(self, isa: Isa, c: Target<'_>) {
-        let vectors = panel_vectors(isa, self.n);
+        let panelling = panelling(isa, self.n);
         // SAFETY: the caller's word is passed on.
-        dispatch_to(isa, unsafe { Run::new(self, vectors, c) });
+        dispatch_to(isa, unsafe { Run::new(self, panelling, c) });
     }
 }
 
 struct Run<'a, 'c> {
     product: Product<'a>,
-    vectors: usize,
+    panelling: Panelling,
     c: Target<'c>,
 }
 
 impl<'a, 'c> Run<'a, 'c> {
     /// # Safety
     /// As [`Product::into`].
-    unsafe fn new(product: Product<'a>, vectors: usize, c: Target<'c>) -> Self {
-        Self { product, vectors, c }
+    unsafe fn new(product: Product<'a>, panelling: Panelling, c: Target<'c>) -> Self {
+        Self { product, panelling, c }
     }
 
+    /// The products of all rows with a panel.
     #[inline(always)]
-    fn run<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
-        let Product { m, n, k, alpha, a, packed_b, accumulate, packed_a } = self.product;
-        let width = NV * S::LANES;
-        assert!(packed_b.len() >= n.div_ceil(width) * width * k, "gemm: the packed matrix is too short");
+    fn run<S: Simd, const MR: usize, const NV: usize>(&mut self, s: S, panel: usize) {
+        let Product { m, n, k, alpha, a, packed_b, accumulate, ref mut packed_a } = self.product;
+        let (j, width) = (self.panelling.start(panel), NV * S::LANES);
+        let (columns, packed_b) = (width.min(n - j), &packed_b[j * k..][..width * k]);
         packed_a.resize(MAX_TILE_ROWS * BLOCK_DEPTH, 0.0);
         let pieces = k.div_ceil(BLOCK_DEPTH).max(1);
-        for (panel, j) in (0..n).step_by(width).enumerate() {
-            let columns = width.min(n - j);
-            for piece in 0..pieces {
-                let depth = piece * k / pieces..(piece + 1) * k / pieces;
-                let b = &packed_b[(panel * k + depth.start) * width..][..depth.len() * width];
-                for i in (0..m).step_by(MR) {
-                    let rows = MR.min(m - i);
-                    let sums = if a.col == 1 && !depth.is_empty() {
-                        let rows: [&[f32]; MR] = std::array::from_fn(|r| {
-                            &a.data[(i + r.min(rows - 1)) * a.row + depth.start..][..depth.len()]
-                        });
-                        row_sums::<S, MR, NV>(s, &rows, b)
-                    } else if a.row == 1 && rows == MR {
-                        column_sums::<S, MR, NV>(s, &a.data[depth.start * a.col + i..], a.col, b)
-                    } else {
-                        pack_rows::<MR>(a, i, rows, depth.clone(), &mut packed_a[..MR * depth.len()]);
-                        column_sums::<S, MR, NV>(s, packed_a, MR, b)
-                    };
-                    for r in 0..MR {
-                        if r < rows {
-                            // SAFETY: by the word given to `new`, this row of the target is ours.
-                            let c = unsafe { self.c.data.part(self.c.start + (i + r) * self.c.row + j, columns) };
-                            store_row(s, &sums[r], alpha, accumulate || piece > 0, c);
-                        }
+        for piece in 0..pieces {
+            let depth = piece * k / pieces..(piece + 1) * k / pieces;
+            let b = &packed_b[depth.start * width..][..depth.len() * width];
+            for i in (0..m).step_by(MR) {
+                let rows = MR.min(m - i);
+                let sums = if a.col == 1 && !depth.is_empty() {
+                    let rows: [&[f32]; MR] = std::array::from_fn(|r| {
+                        &a.data[(i + r.min(rows - 1)) * a.row + depth.start..][..depth.len()]
+                    });
+                    row_sums::<S, MR, NV>(s, &rows, b)
+                } else if a.row == 1 && rows == MR {
+                    column_sums::<S, MR, NV>(s, &a.data[depth.start * a.col + i..], a.col, b)
+                } else {
+                    pack_rows::<MR>(a, i, rows, depth.clone(), &mut packed_a[..MR * depth.len()]);
+                    column_sums::<S, MR, NV>(s, packed_a, MR, b)
+                };
+                for r in 0..MR {
+                    if r < rows {
+                        // SAFETY: by the word given to `new`, this row of the target is ours.
+                        let c = unsafe { self.c.data.part(self.c.start + (i + r) * self.c.row + j, columns) };
+                        store_row(s, &sums[r], alpha, accumulate || piece > 0, c);
                     }
                 }
             }
@@ -207,18 +201,8 @@ fn row_sums<S: Simd, const MR: usize, const NV: usize>(s: S, a: &[&[f32]; MR], b
     let (mut sums, depth) = ([[s.splat(0.0); NV]; MR], b.len() / (NV * S::LANES));
     assert!(a.iter().all(|row| row.len() >= depth));
     let a = a.map(<[f32]>::as_ptr);
-    for p in 0..depth {
-        // SAFETY: the panel has NV * LANES floats for each step, and each row one.
-        unsafe {
-            let columns: [S::V; NV] = std::array::from_fn(|v| s.load(b.as_ptr().add((p * NV + v) * S::LANES)));
-            for r in 0..MR {
-                let x = s.splat(*a[r].add(p));
-                for v in 0..NV {
-                    sums[r][v] = s.fma(x, columns[v], sums[r][v]);
-                }
-            }
-        }
-    }
+    // SAFETY: the panel has NV * LANES floats for each step, and each row one.
+    unsafe { s.multiply::<MR, NV, false>(&a, 1, b.as_ptr(), depth, b.as_ptr(), &mut sums) };
     sums
 }
 
@@ -227,18 +211,9 @@ fn row_sums<S: Simd, const MR: usize, const NV: usize>(s: S, a: &[&[f32]; MR], b
 fn column_sums<S: Simd, const MR: usize, const NV: usize>(s: S, a: &[f32], step: usize, b: &[f32]) -> [[S::V; NV]; MR] {
     let (mut sums, depth) = ([[s.splat(0.0); NV]; MR], b.len() / (NV * S::LANES));
     assert!(depth == 0 || a.len() >= (depth - 1) * step + MR);
-    for p in 0..depth {
-        // SAFETY: the panel has NV * LANES floats for each step, and each column MR.
-        unsafe {
-            let columns: [S::V; NV] = std::array::from_fn(|v| s.load(b.as_ptr().add((p * NV + v) * S::LANES)));
-            for r in 0..MR {
-                let x = s.splat(*a.as_ptr().add(p * step + r));
-                for v in 0..NV {
-                    sums[r][v] = s.fma(x, columns[v], sums[r][v]);
-                }
-            }
-        }
-    }
+    let a: [*const f32; MR] = std::array::from_fn(|r| a.as_ptr().wrapping_add(r));
+    // SAFETY: the panel has NV * LANES floats for each step, and each column MR.
+    unsafe { s.multiply::<MR, NV, false>(&a, step, b.as_ptr(), depth, b.as_ptr(), &mut sums) };
     sums
 }
 
@@ -266,14 +241,17 @@ fn store_row<S: Simd, const NV: usize>(s: S, sums: &[S::V; NV], alpha: f32, accu
 impl WithSimd for Run<'_, '_> {
     type Output = ();
     #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        match (S::LANES, self.vectors) {
-            (16, 4) => self.run::<S, 6, 4>(s),
-            (16, 3) => self.run::<S, 8, 3>(s),
-            (16, 2) => self.run::<S, 8, 2>(s),
-            (8, 2) => self.run::<S, 6, 2>(s),
-            (4, 2) => self.run::<S, 8, 2>(s),
-            _ => self.run::<S, 8, 1>(s),
+    fn with_simd<S: Simd>(mut self, s: S) {
+        for panel in 0..self.panelling.count() {
+            match (S::LANES, self.panelling.vectors(panel)) {
+                (16, 4) => self.run::<S, 6, 4>(s, panel),
+                (16, 3) => self.run::<S, 8, 3>(s, panel),
+                (16, 2) => self.run::<S, 8, 2>(s, panel),
+                (8, 3) => self.run::<S, 4, 3>(s, panel),
+                (8, 2) => self.run::<S, 6, 2>(s, panel),
+                (4, 2) => self.run::<S, 8, 2>(s, panel),
+                _ => self.run::<S, 8, 1>(s, panel),
+            }
         }
     }
 }

@@ -45,10 +45,29 @@ pub(crate) fn put<S: Simd, const FULL: bool>(s: S, y: &mut [f32], i: usize, v: S
 /// x = n ln 2 + r with |r| <= ln(2)/2; the polynomial for e^r is that of the Cephes library (Moshier, `expf`).
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
-    // Adding and subtracting 1.5 * 2^23 rounds to an integer.
-    let magic = s.splat(12_582_912.0);
+    let magic = s.splat(MAGIC);
     // In this order of arguments a NaN passes.
     let x = s.min(s.splat(89.0), s.max(s.splat(-105.0), x));
+    let (p, n) = exp_parts(s, x);
+    // Two factors, since 2^n itself may overflow or underflow where the result does not.
+    let half = s.sub(s.fma(n, s.splat(0.5), magic), magic);
+    s.mul(s.mul(p, s.pow2(half)), s.pow2(s.sub(n, half)))
+}
+
+/// e^x as [`exp`] gives it where x is at most zero, but nothing below e^-87, which is 1.6e-38.
+#[inline(always)]
+pub(crate) fn exp_of_negative<S: Simd>(s: S, x: S::V) -> S::V {
+    let (p, n) = exp_parts(s, s.max(s.splat(-87.0), x));
+    s.mul(p, s.pow2(n))
+}
+
+/// Adding and subtracting 1.5 * 2^23 rounds to an integer.
+const MAGIC: f32 = 12_582_912.0;
+
+/// `p` and `n` of e^x = p 2^n, for x between -105 and 89.
+#[inline(always)]
+fn exp_parts<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+    let magic = s.splat(MAGIC);
     let n = s.sub(s.fma(x, s.splat(std::f32::consts::LOG2_E), magic), magic);
     // ln 2 in two parts, the first so short that its product with n is exact.
     let r = s.fma(n, s.splat(-0.693_359_4), x);
@@ -57,10 +76,36 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = s.fma(p, r, s.splat(coefficient));
     }
-    let p = s.add(s.fma(p, s.mul(r, r), r), s.splat(1.0));
-    // Two factors, since 2^n itself may overflow or underflow where the result does not.
-    let half = s.sub(s.fma(n, s.splat(0.5), magic), magic);
-    s.mul(s.mul(p, s.pow2(half)), s.pow2(s.sub(n, half)))
+    (s.add(s.fma(p, s.mul(r, r), r), s.splat(1.0)), n)
+}
+
+/// Side of the squares that [`Simd::turn`] transposes.
+pub(crate) const SQUARE: usize = 8;
+
+/// `y[j to_row + i] = x[i row + j]` for `rows` rows and `columns` columns of `x`.
+#[inline(always)]
+pub(crate) fn turn<S: Simd>(
+    s: S,
+    (x, row): (&[f32], usize),
+    (rows, columns): (usize, usize),
+    (y, to_row): (&mut [f32], usize),
+) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(x.len() >= (rows - 1) * row + columns && y.len() >= (columns - 1) * to_row + rows, "turn: floats");
+    let (whole_rows, whole_columns) = (rows - rows % SQUARE, columns - columns % SQUARE);
+    for j in (0..whole_columns).step_by(SQUARE) {
+        for i in (0..whole_rows).step_by(SQUARE) {
+            // SAFETY: by the assertion all rows and columns of the square lie within the slices.
+            unsafe { s.turn(x.as_ptr().add(i * row + j), row, y.as_mut_ptr().add(j * to_row + i), to_row) };
+        }
+    }
+    for j in 0..columns {
+        for i in if j < whole_columns { whole_rows } else { 0 }..rows {
+            y[j * to_row + i] = x[i * row + j];
+        }
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +141,33 @@ mod tests {
         2f64.powi(exponent - 23)
     }
 
+    struct Turn<'a>(&'a [f32], usize, usize, &'a mut [f32]);
+
+    impl WithSimd for Turn<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, s: S) {
+            let Self(x, rows, columns, y) = self;
+            turn(s, (x, columns + 3), (rows, columns), (y, rows + 2));
+        }
+    }
+
+    #[test]
+    fn turned_rows_are_columns() {
+        for &isa in Isa::available() {
+            for (rows, columns) in [(0, 4), (5, 0), (1, 1), (8, 8), (7, 9), (24, 17), (16, 40)] {
+                let x: Vec<f32> = (0..rows * (columns + 3)).map(|i| i as f32).collect();
+                let mut y = vec![-1.0; columns * (rows + 2)];
+                dispatch_to(isa, Turn(&x, rows, columns, &mut y));
+                for (at, y) in y.iter().enumerate() {
+                    let (j, i) = (at / (rows + 2), at % (rows + 2));
+                    let expected = if i < rows { (i * (columns + 3) + j) as f32 } else { -1.0 };
+                    assert_eq!(*y, expected, "{isa:?}, {rows} x {columns}: row {i}, column {j}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn exp_is_within_two_ulp_over_all_of_f32() {
         // Every 4099th bit pattern, a prime step, so that all exponents and many mantissas of both signs are met; and
@@ -121,6 +193,33 @@ mod tests {
                     assert!(error <= 2.0, "{isa:?}: exp({x:e}) = {y:e}, exactly {exact:e}, {error} ulp");
                 }
             }
+        }
+    }
+
+    struct ExpOfNegative<'a>(&'a mut [f32]);
+
+    impl WithSimd for ExpOfNegative<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, s: S) {
+            for i in (0..self.0.len()).step_by(S::LANES) {
+                let y = exp_of_negative(s, get::<S, true>(s, self.0, i));
+                put::<S, true>(s, self.0, i, y);
+            }
+        }
+    }
+
+    #[test]
+    fn exp_of_negative_numbers_is_exp_down_to_the_normal_numbers() {
+        for &isa in Isa::available() {
+            let x: Vec<f32> = (0..MAX_LANES * 60).map(|i| i as f32 * -87.0 / 960.0).collect();
+            let mut y = x.clone();
+            dispatch_to(isa, ExpOfNegative(&mut y));
+            assert_eq!(y, exps(isa, &x), "{isa:?}");
+            let mut y = [-88.0, -1e4, f32::NEG_INFINITY, f32::NAN, -0.0, 0.0].repeat(MAX_LANES);
+            dispatch_to(isa, ExpOfNegative(&mut y));
+            assert!(y[..3].iter().all(|y| (1e-38..2e-38).contains(y)), "{isa:?}: {:?}", &y[..3]);
+            assert!(y[3].is_nan() && y[4..6] == [1.0; 2], "{isa:?}: {:?}", &y[3..6]);
         }
     }
 

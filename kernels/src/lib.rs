@@ -16,6 +16,7 @@ mod lanes;
 pub mod map;
 pub mod norm;
 mod par;
+mod panels;
 pub mod pool;
 pub mod resample;
 pub mod rescale;

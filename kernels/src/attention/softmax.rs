@@ -1,6 +1,6 @@
 //! What becomes of blocks of scores.
 
-use crate::lanes::{MAX_LANES, exp, get, put};
+use crate::lanes::{MAX_LANES, exp, exp_of_negative, get, put};
 use crate::simd::{Simd, WithSimd};
 
 /// Columns that a row of scores has in scratch memory: the keys, filled up to whole vectors.
@@ -53,10 +53,12 @@ impl WithSimd for Softmax<'_> {
             let max = s.splat(greatest);
             let mut sum = s.splat(0.0);
             for i in (0..row.len()).step_by(S::LANES) {
-                let p = exp(s, s.sub(get::<S, true>(s, row, i), max));
+                let p = exp_of_negative(s, s.sub(get::<S, true>(s, row, i), max));
                 put::<S, true>(s, row, i, p);
                 sum = s.add(sum, p);
             }
+            // These are of the order of 1e-38, too small to be seen in the sum.
+            row[seen..].fill(0.0);
             lanes.fill(0.0);
             put::<S, true>(s, &mut lanes, 0, sum);
             // In the first block nothing is there yet, and the maximum before is minus infinity.

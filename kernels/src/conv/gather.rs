@@ -70,7 +70,7 @@ impl Gather<'_> {
         }
         let (y_len, pixels) = (y.len(), self.x.len() / channels.max(1));
         let out = Shared::new(y);
-        let (blocks, panels) = (rows.div_ceil(BLOCK_ROWS), outputs.div_ceil(self.panels.width));
+        let (blocks, panels) = (rows.div_ceil(BLOCK_ROWS), self.panels.panelling.count());
         // Few rows: the outputs are divided, too.
         let worth = 2 * rows * outputs * channels * taps.len() / TASK_FLOPS;
         let most = TASKS.min(worth).div_ceil(blocks).clamp(1, panels);
@@ -122,16 +122,22 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
+        let panelling = self.gather.panels.panelling;
+        if panelling.vectors(0) == 0 {
+            return self.dots(s);
+        }
         // The tile's shape fills the registers: MR * NV sums, NV filter vectors and one broadcast. The last rows take
         // a tile of half the height, or a single row.
-        match (S::LANES, self.gather.panels.vectors) {
-            (_, 0) => self.dots(s),
-            (16, 4) => self.run::<S, 6, 3, 4>(s),
-            (16, 2) => self.run::<S, 12, 6, 2>(s),
-            (16, _) => self.run::<S, 12, 6, 1>(s),
-            (8, 2) => self.run::<S, 6, 3, 2>(s),
-            (4, 2) => self.run::<S, 8, 4, 2>(s),
-            _ => self.run::<S, 6, 3, 1>(s),
+        for panel in self.panels.clone() {
+            match (S::LANES, panelling.vectors(panel)) {
+                (16, 4) => self.run::<S, 6, 3, 4>(s, panel),
+                (16, 2) => self.run::<S, 12, 6, 2>(s, panel),
+                (16, _) => self.run::<S, 12, 6, 1>(s, panel),
+                (8, 3) => self.run::<S, 4, 2, 3>(s, panel),
+                (8, 2) => self.run::<S, 6, 3, 2>(s, panel),
+                (4, 2) => self.run::<S, 8, 4, 2>(s, panel),
+                _ => self.run::<S, 6, 3, 1>(s, panel),
+            }
         }
     }
 }
@@ -146,31 +152,31 @@ struct Slice<'a> {
 }
 
 impl Block<'_> {
+    /// The products of all rows with a panel.
     #[inline(always)]
-    fn run<S: Simd, const MR: usize, const HALF: usize, const NV: usize>(&self, s: S) {
+    fn run<S: Simd, const MR: usize, const HALF: usize, const NV: usize>(&self, s: S, panel: usize) {
         let panels = self.gather.panels;
         let (width, channels) = (NV * S::LANES, self.gather.channels);
-        assert!(width == panels.width && channels == panels.channels && self.zeros.len() == channels);
+        assert!(width == panels.panelling.width(panel) && channels == panels.channels && self.zeros.len() == channels);
         let taps_at_once = (BLOCK_DEPTH / channels.max(1)).max(1);
-        for panel in self.panels.clone() {
-            let (first_output, filter, mut start) = (panel * width, panels.panel(panel), self.gather.start);
-            if self.taps.is_empty() || channels == 0 {
-                let slice = Slice { first_output, filter, taps: 0..0, depth: 0..0, start };
+        let (first_output, filter, mut start) =
+            (panels.panelling.start(panel), panels.panel(panel), self.gather.start);
+        if self.taps.is_empty() || channels == 0 {
+            let slice = Slice { first_output, filter, taps: 0..0, depth: 0..0, start };
+            self.tiles::<S, MR, HALF, NV>(s, &slice);
+        }
+        let mut t = 0;
+        while t < self.taps.len() {
+            let taps = t..(t + taps_at_once).min(self.taps.len());
+            // Pieces as equal as can be.
+            let pieces = channels.div_ceil(BLOCK_DEPTH);
+            for piece in 0..pieces {
+                let depth = piece * channels / pieces..(piece + 1) * channels / pieces;
+                let slice = Slice { first_output, filter, taps: taps.clone(), depth, start };
                 self.tiles::<S, MR, HALF, NV>(s, &slice);
+                start = Start::Accumulate;
             }
-            let mut t = 0;
-            while t < self.taps.len() {
-                let taps = t..(t + taps_at_once).min(self.taps.len());
-                // Pieces as equal as can be.
-                let pieces = channels.div_ceil(BLOCK_DEPTH);
-                for piece in 0..pieces {
-                    let depth = piece * channels / pieces..(piece + 1) * channels / pieces;
-                    let slice = Slice { first_output, filter, taps: taps.clone(), depth, start };
-                    self.tiles::<S, MR, HALF, NV>(s, &slice);
-                    start = Start::Accumulate;
-                }
-                t = taps.end;
-            }
+            t = taps.end;
         }
     }
 
@@ -218,7 +224,7 @@ impl Block<'_> {
             let filter = &slice.filter[(panels.tap(self.taps[t]) * channels + depth.start) * width..];
             let filter = &filter[..depth.len() * width];
             // SAFETY: each source is a slice of `depth.len()` floats, and the filter holds as many rows of `width`.
-            unsafe { multiply(s, &sources, filter.as_ptr(), depth.len(), &mut acc) };
+            unsafe { s.multiply::<MR, NV, false>(&sources, 1, filter.as_ptr(), depth.len(), filter.as_ptr(), &mut acc) };
         }
         // SAFETY: as before the product.
         unsafe { store(s, &acc, &place) };
@@ -277,33 +283,4 @@ impl Block<'_> {
             }
         }
     }
-}
-
-/// `acc[i] += sum_c a[i][c] b[c]`, the register tile.
-///
-/// # Safety
-/// Each `a[i]` must be valid for reading `depth` floats, and `b` for `depth * NV * LANES`.
-#[inline(always)]
-pub(super) unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
-    a: &[*const f32; MR],
-    mut b: *const f32,
-    depth: usize,
-    acc: &mut [[S::V; NV]; MR],
-) {
-    let mut sums = *acc;
-    for c in 0..depth {
-        // SAFETY: the caller vouches for both operands.
-        unsafe {
-            let row: [S::V; NV] = std::array::from_fn(|v| s.load(b.add(v * S::LANES)));
-            for i in 0..MR {
-                let x = s.splat(*a[i].add(c));
-                for v in 0..NV {
-                    sums[i][v] = s.fma(x, row[v], sums[i][v]);
-                }
-            }
-            b = b.add(NV * S::LANES);
-        }
-    }
-    *acc = sums;
 }

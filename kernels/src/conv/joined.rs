@@ -5,9 +5,9 @@
 
 use std::cell::Cell;
 
-use super::pack::lanes;
 use super::winograd::{self, WinogradPanels};
 use super::{Algorithm, ConvDims, Filter, Part, Target, direct, stream};
+use crate::panels::lanes;
 use crate::par::{Kept, rows_mut, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch};
 

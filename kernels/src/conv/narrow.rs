@@ -79,7 +79,7 @@ impl Dots<'_> {
         let (c, kernel) = (panels.channels, window.kernel);
         let (whole, step) = (c - c % S::LANES, window.stride * c);
         let meets: [std::ops::Range<usize>; 3] = std::array::from_fn(|v| window.columns(v.min(kernel - 1)));
-        assert!(panels.outputs == OUTPUTS && panels.width == 1 && panels.taps == kernel * kernel);
+        assert!(panels.outputs == OUTPUTS && panels.panelling.width(0) == 1 && panels.taps == kernel * kernel);
         assert!(panels.values.len() == OUTPUTS * panels.taps * c && self.zeros.len() == c);
         let filter = |o: usize, tap: usize| &panels.values[(o * panels.taps + tap) * c..][..c];
         for row in self.rows.clone() {

@@ -1,27 +1,25 @@
 //! Filters in the order in which the register tiles read them.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
-use super::ConvDims;
 use super::gather::Tap;
 use super::winograd::WinogradPanels;
-use crate::par::{Kept, with_kept};
-use crate::simd::Isa;
+use super::{ConvDims, thin};
+use crate::lanes::turn;
+use crate::panels::{Panelling, lanes};
+use crate::par::{Kept, Shared, tasks, with_kept};
+use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 use crate::weight::{Stored, Weight};
 
 /// One operand of the product, `[panel][tap][channel][width]`, zeros where the last panel is wider than the output.
 ///
-/// For a few outputs the width is 1 and `vectors` is 0: the product then runs along the channels, see [`is_narrow`].
+/// For a few outputs each is a panel of its own: the product then runs along the channels, see [`is_narrow`].
 #[derive(Clone, Debug)]
 pub(super) struct Panels {
     pub(super) isa: Isa,
-    /// Vectors in a panel's row.
-    pub(super) vectors: usize,
-    /// Floats in a panel's row.
-    pub(super) width: usize,
+    pub(super) panelling: Panelling,
     pub(super) taps: usize,
     pub(super) channels: usize,
     pub(super) outputs: usize,
@@ -42,30 +40,36 @@ impl Panels {
 
     /// Panels without their values.
     fn empty(isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
-        let vectors = panel_vectors(isa, outputs);
-        let width = (vectors * lanes(isa)).max(1);
-        Self { isa, vectors, width, taps, channels, outputs, values: Vec::new() }
+        let panelling = panelling(isa, taps, channels, outputs);
+        Self { isa, panelling, taps, channels, outputs, values: Vec::new() }
     }
 
     pub(super) fn floats(isa: Isa, taps: usize, channels: usize, outputs: usize) -> usize {
-        outputs.next_multiple_of((panel_vectors(isa, outputs) * lanes(isa)).max(1)) * taps * channels
+        panelling(isa, taps, channels, outputs).room() * taps * channels
+    }
+
+    /// Calls `f(outputs, values)` for every panel, in parallel, with the outputs that exist, and the panel's floats.
+    fn each_panel(&mut self, f: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+        let (panelling, depth, outputs) = (self.panelling, self.taps * self.channels, self.outputs);
+        let values = Shared::new(&mut self.values);
+        tasks(if depth == 0 { 0 } else { panelling.count() }, |panel| {
+            let (start, width) = (panelling.start(panel), panelling.width(panel));
+            // SAFETY: each task takes its own panel.
+            let values = unsafe { values.part(start * depth, width * depth) };
+            f(start..outputs.min(start + width), values);
+        });
     }
 
     /// Writes `weight(output, channel, tap)` in panel order.
     fn fill(&mut self, weight: impl Fn(usize, usize, usize) -> f32 + Sync) {
-        let (width, taps, channels, outputs) = (self.width, self.taps, self.channels, self.outputs);
-        let panel_len = width * taps * channels;
-        if panel_len == 0 {
-            return;
-        }
-        self.values.par_chunks_mut(panel_len).enumerate().for_each(|(panel, values)| {
-            let first = panel * width;
-            let count = width.min(outputs - first);
+        let (taps, channels) = (self.taps, self.channels);
+        self.each_panel(|outputs, values| {
+            let width = values.len() / (taps * channels);
             for channel in 0..channels {
                 for tap in 0..taps {
-                    let row = &mut values[(tap * channels + channel) * width..][..count];
+                    let row = &mut values[(tap * channels + channel) * width..][..outputs.len()];
                     for (k, value) in row.iter_mut().enumerate() {
-                        *value = weight(first + k, channel, tap);
+                        *value = weight(outputs.start + k, channel, tap);
                     }
                 }
             }
@@ -74,21 +78,23 @@ impl Panels {
 
     /// Writes the weights of the outputs from `first` on, `[output][channel][tap]`, in panel order.
     pub(super) fn fill_stored(&mut self, weight: Weight<'_>, first: usize) {
-        let (width, taps, channels, outputs) = (self.width, self.taps, self.channels, self.outputs);
-        let (row, panel_len) = (taps * channels, width * taps * channels);
-        assert!(weight.len() >= (first + outputs) * row, "floats of the filters");
-        if panel_len == 0 {
-            return;
-        }
-        let at_once = (ROW_FLOATS / taps).max(1).min(channels);
-        self.values.par_chunks_mut(panel_len).enumerate().for_each(|(panel, values)| {
-            let start = first + panel * width;
-            let count = width.min(first + outputs - start);
+        let (isa, taps, channels) = (self.isa, self.taps, self.channels);
+        let row = taps * channels;
+        assert!(weight.len() >= (first + self.outputs) * row, "floats of the filters");
+        let at_once = (ROW_FLOATS / taps.max(1)).max(1).min(channels);
+        self.each_panel(|outputs, values| {
+            let (width, count) = (values.len() / row, outputs.len());
             with_kept(&ROWS as &Kept<f32>, count * at_once * taps, |rows| {
                 for channel in (0..channels).step_by(at_once) {
                     let len = at_once.min(channels - channel) * taps;
                     for (k, numbers) in rows.chunks_exact_mut(len).take(count).enumerate() {
-                        weight.widen((start + k) * row + channel * taps, numbers);
+                        weight.widen((first + outputs.start + k) * row + channel * taps, numbers);
+                    }
+                    let rows = &rows[..count * len];
+                    if taps == 1 {
+                        let to = &mut values[channel * width..][..len * width];
+                        dispatch_to(isa, Turn { rows, to, width });
+                        continue;
                     }
                     for at in 0..len {
                         let to = ((at % taps) * channels + channel + at / taps) * width;
@@ -111,8 +117,8 @@ impl Panels {
 
     /// Panel `index`.
     pub(super) fn panel(&self, index: usize) -> &[f32] {
-        let len = self.width * self.taps * self.channels;
-        &self.values[index * len..][..len]
+        let depth = self.taps * self.channels;
+        &self.values[self.panelling.start(index) * depth..][..self.panelling.width(index) * depth]
     }
 }
 
@@ -129,11 +135,21 @@ pub(super) fn is_narrow(outputs: usize) -> bool {
     outputs <= 4
 }
 
-/// Vectors in a panel's row: wide panels need fewer loads per multiplication, narrow ones waste less on few outputs.
-pub(super) fn panel_vectors(isa: Isa, outputs: usize) -> usize {
+/// How the outputs of a filter are divided.
+fn panelling(isa: Isa, taps: usize, channels: usize, outputs: usize) -> Panelling {
+    let vectors = panel_vectors(isa, outputs);
     if is_narrow(outputs) {
-        return 0;
+        Panelling::single(outputs)
+    } else if thin::fits(taps, channels, outputs) {
+        Panelling::even(isa, outputs, vectors)
+    } else {
+        Panelling::mixed(isa, outputs, vectors)
     }
+}
+
+/// Vectors in a row of a panel, where all have the same number and there are more than a few outputs: wide panels need fewer
+/// loads per multiplication, narrow ones waste less.
+pub(super) fn panel_vectors(isa: Isa, outputs: usize) -> usize {
     let vectors = outputs.div_ceil(lanes(isa)).max(1);
     match isa {
         Isa::Avx512 if vectors >= 4 && (vectors.is_multiple_of(4) || vectors > 8) => 4,
@@ -142,12 +158,28 @@ pub(super) fn panel_vectors(isa: Isa, outputs: usize) -> usize {
     }
 }
 
-/// Floats in a vector.
-pub(super) fn lanes(isa: Isa) -> usize {
-    match isa {
-        Isa::Avx512 => 16,
-        Isa::Avx2 | Isa::Portable => 8,
-        Isa::Neon => 4,
+/// Outputs of the first panels of a filter with many outputs.
+pub(super) fn panel_width(isa: Isa, outputs: usize) -> usize {
+    panelling(isa, usize::MAX, 1, outputs).width(0)
+}
+
+/// Writes `rows` `[width or fewer][len]` as `[len][width]`, with zeros where there are fewer.
+struct Turn<'a> {
+    rows: &'a [f32],
+    to: &'a mut [f32],
+    width: usize,
+}
+
+impl WithSimd for Turn<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let len = self.to.len() / self.width;
+        let count = self.rows.len() / len;
+        turn(s, (self.rows, len), (count, len), (self.to, self.width));
+        if count < self.width {
+            self.to.chunks_exact_mut(self.width).for_each(|row| row[count..].fill(0.0));
+        }
     }
 }
 

@@ -7,14 +7,14 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::joined::{whole, with_joined};
-use super::pack::{Panels, lanes, panel_vectors};
+use super::pack::{Panels, panel_width};
 use super::winograd::{self, WinogradPanels};
 use super::{Algorithm, ConvDims, Part, Target, direct};
 use crate::simd::Isa;
 use crate::weight::Weight;
 
 /// Floats of the packed weights of a group at most (8 MiB), unless those of a single panel are more; twice as many where they are
-/// transformed, because each group transforms the input anew.
+/// transformed, of which there are four times as many.
 const GROUP_FLOATS: usize = 1 << 21;
 
 /// A number of outputs that fills panels of any instruction set.
@@ -38,13 +38,29 @@ pub(super) fn forward(
     let bias_of = |outputs: &Range<usize>| bias.map(|bias| &bias[outputs.clone()]);
     match algorithm {
         Algorithm::Winograd => {
+            let most = 2 * GROUP_FLOATS * WHOLE_PANELS / WinogradPanels::floats(isa, d.c_in, WHOLE_PANELS).max(1);
+            let groups = groups(d.c_out, most, panel_width(isa, d.c_out));
             let mut run = |parts: &[Part<'_>]| {
-                let most = 2 * GROUP_FLOATS * WHOLE_PANELS / WinogradPanels::floats(isa, d.c_in, WHOLE_PANELS).max(1);
-                for outputs in groups(d.c_out, most, panel_width(isa, d.c_out)) {
+                let mut with_filters = |outputs: &Range<usize>, meet: &mut dyn FnMut(&WinogradPanels, Target<'_>)| {
                     let mut panels = WinogradPanels::within(PACKED.take(), isa, d.c_in, outputs.len());
                     panels.fill_stored(weight, outputs.start);
-                    winograd::convolve(d, parts, &panels, bias_of(&outputs), &mut [target.only(outputs)]);
+                    meet(&panels, target.only(outputs.clone()));
                     PACKED.set(panels.into_memory());
+                };
+                if winograd::fit(d.c_in) {
+                    winograd::in_passes(isa, d, parts, |patches| {
+                        for outputs in &groups {
+                            with_filters(outputs, &mut |panels, target| {
+                                patches.convolve(panels, bias_of(outputs), &mut [target]);
+                            });
+                        }
+                    });
+                } else {
+                    for outputs in &groups {
+                        with_filters(outputs, &mut |panels, target| {
+                            winograd::convolve(d, parts, panels, bias_of(outputs), &mut [target]);
+                        });
+                    }
                 }
             };
             if whole(isa, parts.iter().map(|p| p.channels)) {
@@ -69,11 +85,6 @@ pub(super) fn forward(
             }
         }
     }
-}
-
-/// Outputs of a panel.
-fn panel_width(isa: Isa, outputs: usize) -> usize {
-    (panel_vectors(isa, outputs) * lanes(isa)).max(1)
 }
 
 /// `outputs` in groups of whole panels, as equal as can be, of `most` at most.

@@ -12,11 +12,12 @@
 use std::cell::Cell;
 
 use super::gather::Start;
-use super::pack::{Panels, is_narrow, lanes, panel_vectors};
+use super::pack::{Panels, is_narrow, panel_vectors};
 use super::part::Part;
 use super::tile::{Place, begin, store};
 use super::window::{Reader, Window};
 use super::{ConvDims, TASKS};
+use crate::panels::lanes;
 use crate::par::{Kept, Shared, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
@@ -162,7 +163,7 @@ impl WithSimd for Block<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        match (S::LANES, self.panels.vectors) {
+        match (S::LANES, self.panels.panelling.vectors(0)) {
             (16, 4) => self.run::<S, 6, 4>(s),
             (16, 2) => self.run::<S, 12, 2>(s),
             (16, _) => self.run::<S, 12, 1>(s),
@@ -179,8 +180,8 @@ impl Block<'_> {
         let (panels, width, outputs) = (self.panels, NV * S::LANES, self.panels.outputs);
         let (first, count) = self.lines.build(s, self.index);
         let (line, depth) = (self.lines.blocks.line, panels.taps * panels.channels);
-        assert!(width == panels.width && ROUND.is_multiple_of(MR) && self.lines.values.len() >= depth * line);
-        for panel in 0..outputs.div_ceil(width) {
+        assert!(width == panels.panelling.width(0) && ROUND.is_multiple_of(MR) && self.lines.values.len() >= depth * line);
+        for panel in 0..panels.panelling.count() {
             let first_output = panel * width;
             let columns = width.min(outputs - first_output);
             let filter = &panels.panel(panel)[..depth * width];
@@ -190,44 +191,16 @@ impl Block<'_> {
                     self.y.start().add((first + (p + i).min(count - 1)) * outputs + first_output)
                 });
                 let place = Place { rows: &rows[..MR.min(count - p)], columns };
+                let a: [*const f32; MR] = std::array::from_fn(|i| self.lines.values.as_ptr().wrapping_add(p + i));
                 // SAFETY: `columns` more floats belong to each of the rows, and lines and filter are as long as asserted.
                 unsafe {
                     let mut acc = begin::<S, MR, NV>(s, self.start, first_output, &place);
-                    multiply(s, self.lines.values.as_ptr().add(p), line, filter.as_ptr(), depth, &mut acc);
+                    s.multiply::<MR, NV, false>(&a, line, filter.as_ptr(), depth, filter.as_ptr(), &mut acc);
                     store(s, &acc, &place);
                 }
             }
         }
     }
-}
-
-/// `acc[i] += sum_k a[k line + i] b[k]`
-///
-/// # Safety
-/// `a` must be valid for reading `MR` floats every `line` floats, `depth` times, and `b` for `depth * NV * LANES`.
-#[inline(always)]
-unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
-    a: *const f32,
-    line: usize,
-    b: *const f32,
-    depth: usize,
-    acc: &mut [[S::V; NV]; MR],
-) {
-    let mut sums = *acc;
-    for k in 0..depth {
-        // SAFETY: the caller vouches for both operands.
-        unsafe {
-            let row: [S::V; NV] = std::array::from_fn(|v| s.load(b.add((k * NV + v) * S::LANES)));
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let x = s.splat(*a.add(k * line + i));
-                for v in 0..NV {
-                    sums[v] = s.fma(x, row[v], sums[v]);
-                }
-            }
-        }
-    }
-    *acc = sums;
 }
 
 /// Adds the gradients of the filter and of the bias.

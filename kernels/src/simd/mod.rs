@@ -6,6 +6,8 @@
 
 use std::sync::OnceLock;
 
+use crate::lanes::SQUARE;
+
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -143,6 +145,71 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn where_positive(self, x: Self::V, v: Self::V) -> Self::V;
     /// 2^n for integral `n` in -126..=127; other values of `n` give meaningless numbers.
     fn pow2(self, n: Self::V) -> Self::V;
+    /// The inner loop of a matrix product: `sums[i] += sum_c a[i][c step] b[c]`, for rows `b[c]` of `NV` vectors. With `AHEAD`, each
+    /// step asks for a cache line from `ahead` on, as [`Simd::prefetch`] does.
+    ///
+    /// # Safety
+    /// Each `a[i]` must be valid for reading `depth` floats, every `step` floats, and `b` for `depth * NV * LANES`.
+    #[inline(always)]
+    unsafe fn multiply<const MR: usize, const NV: usize, const AHEAD: bool>(
+        self,
+        a: &[*const f32; MR],
+        step: usize,
+        b: *const f32,
+        depth: usize,
+        ahead: *const f32,
+        sums: &mut [[Self::V; NV]; MR],
+    ) {
+        // SAFETY: the caller vouches for both operands.
+        unsafe { multiply::<Self, MR, NV, AHEAD>(self, a, step, b, depth, ahead, sums) };
+    }
+    /// Transposes a square of [`SQUARE`] by [`SQUARE`] floats, whose rows begin every `row` and `to_row` floats.
+    ///
+    /// # Safety
+    /// All rows of both squares must be valid, for reading and for writing, and no float be part of both.
+    #[inline(always)]
+    unsafe fn turn(self, from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+        for i in 0..SQUARE {
+            for j in 0..SQUARE {
+                // SAFETY: the caller vouches for both squares.
+                unsafe { *to.add(j * to_row + i) = *from.add(i * row + j) };
+            }
+        }
+    }
+}
+
+/// [`Simd::multiply`] as a compiler makes it.
+///
+/// # Safety
+/// As [`Simd::multiply`].
+#[inline(always)]
+unsafe fn multiply<S: Simd, const MR: usize, const NV: usize, const AHEAD: bool>(
+    s: S,
+    a: &[*const f32; MR],
+    step: usize,
+    mut b: *const f32,
+    depth: usize,
+    ahead: *const f32,
+    sums: &mut [[S::V; NV]; MR],
+) {
+    let mut acc = *sums;
+    for c in 0..depth {
+        if AHEAD {
+            s.prefetch(ahead.wrapping_add(c * 16));
+        }
+        // SAFETY: the caller vouches for both operands.
+        unsafe {
+            let row: [S::V; NV] = std::array::from_fn(|v| s.load(b.add(v * S::LANES)));
+            for i in 0..MR {
+                let x = s.splat(*a[i].add(c * step));
+                for v in 0..NV {
+                    acc[i][v] = s.fma(x, row[v], acc[i][v]);
+                }
+            }
+            b = b.add(NV * S::LANES);
+        }
+    }
+    *sums = acc;
 }
 
 /// An operation that is compiled once per instruction set.

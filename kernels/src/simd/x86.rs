@@ -1,5 +1,6 @@
 //! AVX2 with FMA, and AVX-512.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Simd, WithSimd};
@@ -119,6 +120,32 @@ impl Simd for Avx2 {
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
         }
     }
+
+    #[inline(always)]
+    unsafe fn turn(self, from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+        // SAFETY: the instruction set was detected; the caller vouches for the pointers.
+        unsafe { turn_square(from, row, to, to_row) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<const MR: usize, const NV: usize, const AHEAD: bool>(
+        self,
+        a: &[*const f32; MR],
+        step: usize,
+        b: *const f32,
+        depth: usize,
+        ahead: *const f32,
+        sums: &mut [[__m256; NV]; MR],
+    ) {
+        // SAFETY: the instruction set was detected; the caller vouches for the operands; the casts are to the same sizes.
+        unsafe {
+            if MR == 4 && NV == 3 {
+                multiply_4x3::<AHEAD>(&*a.as_ptr().cast(), step, b, depth, ahead, &mut *sums.as_mut_ptr().cast());
+            } else {
+                super::multiply::<Self, MR, NV, AHEAD>(self, a, step, b, depth, ahead, sums);
+            }
+        }
+    }
 }
 
 impl Simd for Avx512 {
@@ -210,6 +237,102 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
         }
     }
+
+    #[inline(always)]
+    unsafe fn turn(self, from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+        // SAFETY: the instruction set was detected; the caller vouches for the pointers.
+        unsafe { turn_square(from, row, to, to_row) }
+    }
+}
+
+/// The loop of [`multiply_4x3`], with an instruction at its beginning.
+macro_rules! loop_4x3 {
+    ($first:literal, $a:ident, $step:ident, $b:ident, $depth:ident, $ahead:ident, $s:ident) => {
+        asm!(
+            "2:",
+            $first,
+            "vmovups {b0}, [{b}]",
+            "vmovups {b1}, [{b} + 32]",
+            "vmovups {b2}, [{b} + 64]",
+            "vbroadcastss {x}, [{r0} + {at}]",
+            "vfmadd231ps {s00}, {b0}, {x}",
+            "vfmadd231ps {s01}, {b1}, {x}",
+            "vfmadd231ps {s02}, {b2}, {x}",
+            "vbroadcastss {x}, [{r1} + {at}]",
+            "vfmadd231ps {s10}, {b0}, {x}",
+            "vfmadd231ps {s11}, {b1}, {x}",
+            "vfmadd231ps {s12}, {b2}, {x}",
+            "vbroadcastss {x}, [{r2} + {at}]",
+            "vfmadd231ps {s20}, {b0}, {x}",
+            "vfmadd231ps {s21}, {b1}, {x}",
+            "vfmadd231ps {s22}, {b2}, {x}",
+            "vbroadcastss {x}, [{r3} + {at}]",
+            "vfmadd231ps {s30}, {b0}, {x}",
+            "vfmadd231ps {s31}, {b1}, {x}",
+            "vfmadd231ps {s32}, {b2}, {x}",
+            "add {b}, 96",
+            "add {at}, {step}",
+            "add {ahead}, 64",
+            "dec {depth}",
+            "jnz 2b",
+            r0 = in(reg) $a[0],
+            r1 = in(reg) $a[1],
+            r2 = in(reg) $a[2],
+            r3 = in(reg) $a[3],
+            at = inout(reg) 0usize => _,
+            step = in(reg) 4 * $step,
+            b = inout(reg) $b => _,
+            depth = inout(reg) $depth => _,
+            ahead = inout(reg) $ahead => _,
+            x = out(ymm_reg) _,
+            b0 = out(ymm_reg) _,
+            b1 = out(ymm_reg) _,
+            b2 = out(ymm_reg) _,
+            s00 = inout(ymm_reg) $s[0][0],
+            s01 = inout(ymm_reg) $s[0][1],
+            s02 = inout(ymm_reg) $s[0][2],
+            s10 = inout(ymm_reg) $s[1][0],
+            s11 = inout(ymm_reg) $s[1][1],
+            s12 = inout(ymm_reg) $s[1][2],
+            s20 = inout(ymm_reg) $s[2][0],
+            s21 = inout(ymm_reg) $s[2][1],
+            s22 = inout(ymm_reg) $s[2][2],
+            s30 = inout(ymm_reg) $s[3][0],
+            s31 = inout(ymm_reg) $s[3][1],
+            s32 = inout(ymm_reg) $s[3][2],
+            options(nostack, readonly),
+        )
+    };
+}
+
+/// [`Simd::multiply`] for four rows of three vectors, which take all 16 registers: a compiler orders the loads so that it needs
+/// one more, and a sum that goes through memory in every step halves the speed.
+///
+/// # Safety
+/// The processor must have `avx2` and `fma`; else as [`Simd::multiply`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn multiply_4x3<const AHEAD: bool>(
+    a: &[*const f32; 4],
+    step: usize,
+    b: *const f32,
+    depth: usize,
+    ahead: *const f32,
+    sums: &mut [[__m256; 3]; 4],
+) {
+    if depth == 0 {
+        return;
+    }
+    let mut s = *sums;
+    // SAFETY: the loop reads what the caller vouches for, `depth` times, and writes registers alone; a prefetch of any address
+    // is allowed.
+    unsafe {
+        if AHEAD {
+            loop_4x3!("prefetcht1 [{ahead}]", a, step, b, depth, ahead, s);
+        } else {
+            loop_4x3!("", a, step, b, depth, ahead, s);
+        }
+    }
+    *sums = s;
 }
 
 /// `y = x`, of half precision.
@@ -229,5 +352,31 @@ pub(super) unsafe fn widen_f16(x: &[u16], y: &mut [f32]) {
     }
     for i in whole..x.len() {
         y[i] = super::half(x[i]);
+    }
+}
+
+/// [`Simd::turn`]
+///
+/// # Safety
+/// The processor must have AVX; else as [`Simd::turn`].
+#[inline(always)]
+unsafe fn turn_square(from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+    // SAFETY: the caller vouches for all of it.
+    unsafe {
+        let x: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * row)));
+        // Pairs, then fours of neighbouring rows within each half, then the halves.
+        let pairs: [__m256; 8] = std::array::from_fn(|i| {
+            let (a, b) = (x[i / 2 * 2], x[i / 2 * 2 + 1]);
+            if i % 2 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) }
+        });
+        let fours: [__m256; 8] = std::array::from_fn(|i| {
+            let (a, b) = (pairs[i / 4 * 4 + i % 4 / 2], pairs[i / 4 * 4 + i % 4 / 2 + 2]);
+            if i % 2 == 0 { _mm256_shuffle_ps::<0x44>(a, b) } else { _mm256_shuffle_ps::<0xee>(a, b) }
+        });
+        for i in 0..4 {
+            let (a, b) = (fours[i], fours[i + 4]);
+            _mm256_storeu_ps(to.add(i * to_row), _mm256_permute2f128_ps::<0x20>(a, b));
+            _mm256_storeu_ps(to.add((i + 4) * to_row), _mm256_permute2f128_ps::<0x31>(a, b));
+        }
     }
 }

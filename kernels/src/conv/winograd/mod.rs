@@ -11,6 +11,7 @@
 
 mod input;
 mod panels;
+mod passes;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -22,6 +23,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub(super) use panels::WinogradPanels;
+pub(super) use passes::{fit, in_passes};
 
 use super::ConvDims;
 use super::part::{Part, Target};
@@ -46,7 +48,7 @@ fn block_limits(isa: Isa, cache: Option<usize>) -> (usize, usize) {
 /// Tasks that a convolution should be divided into, so that several threads find work.
 const TASKS: usize = 8;
 /// Floats of a panel that are multiplied at a time: they stay in the first-level cache.
-const CHUNK_FLOATS: usize = 8192;
+const CHUNK_FLOATS: usize = 6144;
 /// Floats between the planes of two points beyond their content, so that the planes do not share cache sets.
 const PLANE_GAP: usize = 16;
 /// Rows that a register tile may touch beyond the tiles of a block.
@@ -100,6 +102,9 @@ pub(super) fn convolve(
     bias: Option<&[f32]>,
     targets: &mut [Target<'_>],
 ) {
+    if fit(filter.channels) {
+        return in_passes(filter.isa, d, parts, |patches| patches.convolve(filter, bias, targets));
+    }
     convolve_in_blocks(block_limits(filter.isa, cache::second_level()), d, parts, filter, bias, targets);
 }
 
@@ -113,29 +118,13 @@ fn convolve_in_blocks(
     targets: &mut [Target<'_>],
 ) {
     let grid = Grid::new(d);
-    let plan = Plan::new(limits, grid.tiles(), filter.channels, filter.count());
+    let plan = Plan::new(limits, grid.tiles(), filter.channels, filter.panelling.count());
     assert_eq!(
         parts.iter().map(|part| part.channels).sum::<usize>(),
         filter.channels,
         "convolution: input channels of {d:?}"
     );
-    assert_eq!(
-        targets.iter().map(|t| t.columns().len()).sum::<usize>(),
-        filter.outputs,
-        "convolution: output channels of {d:?}"
-    );
-    let targets: Vec<Place<'_>> = targets
-        .iter_mut()
-        .map(|t| {
-            assert_eq!(t.values.len(), d.n * d.h * d.w * t.channels, "convolution: floats of the output for {d:?}");
-            Place {
-                columns: t.columns(),
-                channels: t.channels,
-                accumulate: t.accumulate,
-                values: Shared::new(t.values),
-            }
-        })
-        .collect();
+    let targets = places(d, filter, targets);
     let source = Source { parts, h: d.h, w: d.w };
     (0..plan.tasks()).into_par_iter().for_each(|task| {
         let (tiles, panels) = plan.task(task);
@@ -145,6 +134,25 @@ fn convolve_in_blocks(
             dispatch_to(filter.isa, Staged(task, scratch));
         });
     });
+}
+
+/// Floats from point to point of the transformed input of a block with room for so many tiles.
+fn in_plane(tiles: usize, channels: usize) -> usize {
+    (tiles + SLACK) * channels + PLANE_GAP
+}
+
+/// Where the outputs of a filter go.
+fn places<'a>(d: &ConvDims, filter: &WinogradPanels, targets: &'a mut [Target<'_>]) -> Vec<Place<'a>> {
+    assert_eq!(
+        targets.iter().map(|t| t.columns().len()).sum::<usize>(),
+        filter.outputs,
+        "convolution: output channels of {d:?}"
+    );
+    let place = |t: &'a mut Target<'_>| {
+        assert_eq!(t.values.len(), d.n * d.h * d.w * t.channels, "convolution: floats of the output for {d:?}");
+        Place { columns: t.columns(), channels: t.channels, accumulate: t.accumulate, values: Shared::new(t.values) }
+    };
+    targets.iter_mut().map(place).collect()
 }
 
 /// Where some channels of the result go.
@@ -181,13 +189,13 @@ impl WithSimd for Staged<'_> {
         let (patches, products) = scratch.split_at_mut(POINTS * task.in_plane());
         task.source.transform(s, task.block.tiles(), 0..task.filter.channels, task.in_plane(), patches);
         for panel in task.panels.clone() {
-            match (S::LANES, task.filter.vectors) {
-                (16, 4) => task.multiply::<S, 6, 3, 4>(s, panel, patches, products),
-                (16, 2) => task.multiply::<S, 12, 4, 2>(s, panel, patches, products),
-                (16, _) => task.multiply::<S, 12, 8, 1>(s, panel, patches, products),
-                (8, 2) => task.multiply::<S, 6, 4, 2>(s, panel, patches, products),
-                (4, 2) => task.multiply::<S, 8, 4, 2>(s, panel, patches, products),
-                _ => task.multiply::<S, 6, 3, 1>(s, panel, patches, products),
+            for point in 0..POINTS {
+                // The next point's filters lie behind, and after the last point the next panel's.
+                let filters = task.filter.panel(panel, point);
+                let then = filters.as_ptr().wrapping_add(filters.len());
+                let patches = &patches[point * task.in_plane()..][..task.in_plane()];
+                let products = &mut products[point * task.out_plane()..][..task.out_plane()];
+                task.multiply(s, (panel, point), patches, products, then);
             }
             task.transform_output(s, panel, products);
         }
@@ -197,60 +205,81 @@ impl WithSimd for Staged<'_> {
 impl Task<'_> {
     /// Floats from point to point of the transformed input.
     fn in_plane(&self) -> usize {
-        (self.tiles + SLACK) * self.filter.channels + PLANE_GAP
+        in_plane(self.tiles, self.filter.channels)
     }
 
     /// Floats from point to point of the products.
     fn out_plane(&self) -> usize {
-        (self.tiles + SLACK) * self.filter.width + PLANE_GAP
+        (self.tiles + SLACK) * self.filter.panelling.width(0) + PLANE_GAP
     }
 
-    /// The matrix product of every point for one panel of outputs, `[point][tile][width]`, in register tiles of `MR` rows
-    /// and, for what is left, `LESS` rows.
+    /// The matrix product of a point for one panel of outputs, `[tile][width]`; `then` are the filters that are met next.
     #[inline(always)]
-    fn multiply<S: Simd, const MR: usize, const LESS: usize, const NV: usize>(
+    fn multiply<S: Simd>(
         &self,
         s: S,
-        panel: usize,
+        at: (usize, usize),
         patches: &[f32],
         products: &mut [f32],
+        then: *const f32,
+    ) {
+        match (S::LANES, self.filter.panelling.vectors(at.0)) {
+            (16, 4) => self.multiply_by::<S, 6, 3, 4>(s, at, patches, products, then),
+            (16, 2) => self.multiply_by::<S, 12, 4, 2>(s, at, patches, products, then),
+            (16, _) => self.multiply_by::<S, 12, 8, 1>(s, at, patches, products, then),
+            (8, 3) => self.multiply_by::<S, 4, 2, 3>(s, at, patches, products, then),
+            (8, 2) => self.multiply_by::<S, 6, 4, 2>(s, at, patches, products, then),
+            (4, 2) => self.multiply_by::<S, 8, 4, 2>(s, at, patches, products, then),
+            _ => self.multiply_by::<S, 6, 3, 1>(s, at, patches, products, then),
+        }
+    }
+
+    /// [`Task::multiply`] in register tiles of `MR` rows and, for what is left, `LESS` rows.
+    #[inline(always)]
+    fn multiply_by<S: Simd, const MR: usize, const LESS: usize, const NV: usize>(
+        &self,
+        s: S,
+        (panel, point): (usize, usize),
+        patches: &[f32],
+        products: &mut [f32],
+        then: *const f32,
     ) {
         let (filter, width) = (self.filter, NV * S::LANES);
         let channels = filter.channels;
-        debug_assert_eq!(width, filter.width);
+        debug_assert_eq!(width, filter.panelling.width(panel));
         let depth = CHUNK_FLOATS / width;
-        for point in 0..POINTS {
-            let tiles = self.block.using(point / PATCH, point % PATCH);
-            let b = filter.panel(panel, point);
-            for c in (0..channels).step_by(depth) {
-                let chunk = &b[c * width..channels.min(c + depth) * width];
-                let mut product = Product {
-                    a: patches[point * self.in_plane() + c..].as_ptr(),
-                    row: channels,
-                    b: chunk.as_ptr(),
-                    depth: chunk.len() / width,
-                    out: products[point * self.out_plane()..].as_mut_ptr(),
-                    accumulate: c > 0,
-                    // What is needed next: the following channels, point or panel lie behind.
-                    ahead: chunk.as_ptr().wrapping_add(chunk.len()),
-                };
-                let ahead = product.ahead;
-                let mut row = tiles.start;
-                while row < tiles.end {
-                    // Each register tile fetches a line for every channel until all lines of the next chunk are fetched.
-                    let line = (row - tiles.start) / MR * 16 * product.depth;
-                    product.ahead = ahead.wrapping_add(if line < chunk.len() { line } else { 0 });
-                    // SAFETY: the planes have room for `SLACK` rows, at least `MR`, beyond the tiles of the block, and
-                    // rows of `channels` and `width` floats.
-                    unsafe {
-                        if tiles.end - row <= LESS {
-                            product.tile::<S, LESS, NV>(s, row);
-                            row += LESS;
-                        } else {
-                            product.tile::<S, MR, NV>(s, row);
-                            row += MR;
-                        }
-                    }
+        let tiles = self.block.using(point / PATCH, point % PATCH);
+        let b = filter.panel(panel, point);
+        // Planes have room for `SLACK` rows beyond the tiles of the block.
+        assert!(patches.len() >= (self.tiles + MR) * channels && products.len() >= (self.tiles + MR) * width);
+        assert!(tiles.end <= self.tiles && b.len() == channels * width);
+        for c in (0..channels).step_by(depth) {
+            let chunk = &b[c * width..channels.min(c + depth) * width];
+            let mut product = Product {
+                a: patches[c..].as_ptr(),
+                row: channels,
+                b: chunk.as_ptr(),
+                depth: chunk.len() / width,
+                out: products.as_mut_ptr(),
+                accumulate: c > 0,
+                ahead: then,
+            };
+            let ahead = if c + depth < channels { chunk.as_ptr().wrapping_add(chunk.len()) } else { then };
+            let mut row = tiles.start;
+            while row < tiles.end {
+                // Each register tile fetches a line for every channel until all lines of the next chunk are fetched.
+                let line = (row - tiles.start) / MR * 16 * product.depth;
+                let fetches = line < chunk.len();
+                product.ahead = ahead.wrapping_add(line);
+                // SAFETY: the planes have `MR` rows beyond the tiles of the block, by the assertion, and rows of `channels` and
+                // `width` floats.
+                unsafe {
+                    row += match (tiles.end - row <= LESS, fetches) {
+                        (true, true) => product.tile::<S, LESS, NV, true>(s, row),
+                        (true, false) => product.tile::<S, LESS, NV, false>(s, row),
+                        (false, true) => product.tile::<S, MR, NV, true>(s, row),
+                        (false, false) => product.tile::<S, MR, NV, false>(s, row),
+                    };
                 }
             }
         }
@@ -259,8 +288,8 @@ impl Task<'_> {
     /// `A^T m A` of every tile for one panel of outputs, written to or added to the targets.
     #[inline(always)]
     fn transform_output<S: Simd>(&self, s: S, panel: usize, products: &[f32]) {
-        let width = self.filter.width;
-        let mut outputs = panel * width..self.filter.outputs.min((panel + 1) * width);
+        let (start, width) = (self.filter.panelling.start(panel), self.filter.panelling.width(panel));
+        let mut outputs = start..self.filter.outputs.min(start + width);
         let mut first = 0;
         for place in self.targets {
             let end = outputs.end.min(first + place.columns.len());
@@ -272,7 +301,7 @@ impl Task<'_> {
                     place,
                     channel: place.columns.start + o - first,
                     bias,
-                    source: products[o - panel * width..].as_ptr(),
+                    source: products[o - start..].as_ptr(),
                     point: self.out_plane(),
                 };
                 for (index, tile) in self.block.tiles().iter().enumerate() {
@@ -305,13 +334,13 @@ struct Product {
 }
 
 impl Product {
-    /// `out[first + i] (+)= sum_c a[first + i][c] b[c]` for `MR` rows.
+    /// `out[first + i] (+)= sum_c a[first + i][c] b[c]` for `MR` rows, which it returns; with `AHEAD`, a line is fetched in each step.
     ///
     /// # Safety
     /// `a` and `out` must have the rows `first..first + MR`, those of `a` valid for `depth` floats, and `b` `depth` rows of
     /// `NV` vectors, as `out` has.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(&self, s: S, first: usize) {
+    unsafe fn tile<S: Simd, const MR: usize, const NV: usize, const AHEAD: bool>(&self, s: S, first: usize) -> usize {
         let width = NV * S::LANES;
         let out = self.out.wrapping_add(first * width);
         let rows: [*const f32; MR] = std::array::from_fn(|i| self.a.wrapping_add((first + i) * self.row));
@@ -325,24 +354,14 @@ impl Product {
                     }
                 }
             }
-            let mut b = self.b;
-            for c in 0..self.depth {
-                s.prefetch(self.ahead.wrapping_add(c * 16));
-                let row: [S::V; NV] = std::array::from_fn(|v| s.load(b.add(v * S::LANES)));
-                for i in 0..MR {
-                    let x = s.splat(*rows[i].add(c));
-                    for v in 0..NV {
-                        sums[i][v] = s.fma(x, row[v], sums[i][v]);
-                    }
-                }
-                b = b.add(width);
-            }
+            s.multiply::<MR, NV, AHEAD>(&rows, 1, self.b, self.depth, self.ahead, &mut sums);
             for (i, sums) in sums.iter().enumerate() {
                 for (v, sum) in sums.iter().enumerate() {
                     s.store(out.add(i * width + v * S::LANES), *sum);
                 }
             }
         }
+        MR
     }
 }
 

@@ -5,7 +5,9 @@ use std::ops::Range;
 use super::SCRATCH;
 use super::input::MOST_CHANNELS;
 use super::tiles::{PATCH, POINTS};
-use crate::conv::pack::{is_narrow, lanes, panel_vectors};
+use crate::conv::pack::{is_narrow, panel_vectors};
+use crate::lanes::turn;
+use crate::panels::{Panelling, lanes};
 use crate::par::{Shared, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 use crate::weight::Weight;
@@ -30,8 +32,7 @@ const FILTER_POINTS: [[f32; 3]; PATCH] = [
 #[derive(Clone, Debug)]
 pub(in crate::conv) struct WinogradPanels {
     pub(super) isa: Isa,
-    pub(super) vectors: usize,
-    pub(super) width: usize,
+    pub(super) panelling: Panelling,
     pub(super) channels: usize,
     pub(super) outputs: usize,
     values: Vec<f32>,
@@ -51,10 +52,9 @@ impl WinogradPanels {
 
     /// Panels of some outputs' filters in memory that another use has left, whatever it holds.
     pub(in crate::conv) fn within(memory: Vec<f32>, isa: Isa, channels: usize, outputs: usize) -> Self {
-        let vectors = panel_vectors(isa, outputs);
         let mut values = memory;
         values.resize(Self::floats(isa, channels, outputs), 0.0);
-        Self { isa, vectors, width: vectors * lanes(isa), channels, outputs, values }
+        Self { isa, panelling: Self::panelling(isa, outputs), channels, outputs, values }
     }
 
     /// Their memory, for another use.
@@ -64,17 +64,16 @@ impl WinogradPanels {
 
     /// Floats of the transformed filters.
     pub(in crate::conv) fn floats(isa: Isa, channels: usize, outputs: usize) -> usize {
-        POINTS * outputs.next_multiple_of(panel_vectors(isa, outputs) * lanes(isa)) * channels
+        POINTS * Self::panelling(isa, outputs).room() * channels
+    }
+
+    fn panelling(isa: Isa, outputs: usize) -> Panelling {
+        Panelling::mixed(isa, outputs, panel_vectors(isa, outputs))
     }
 
     #[cfg(test)]
     pub(in crate::conv) fn len(&self) -> usize {
         self.values.len()
-    }
-
-    /// Number of panels.
-    pub(super) fn count(&self) -> usize {
-        self.outputs.div_ceil(self.width)
     }
 
     /// Transforms `weight` `[output][channel][tap]`: `G g G^T`.
@@ -95,15 +94,18 @@ impl WinogradPanels {
     }
 
     fn fill_from(&mut self, origin: Origin<'_>) {
-        let (width, channels, outputs) = (self.width, self.channels, self.outputs);
-        let (isa, panels, values) = (self.isa, self.count(), Shared::new(&mut self.values));
+        let (isa, panelling, channels, outputs) = (self.isa, self.panelling, self.channels, self.outputs);
+        let values = Shared::new(&mut self.values);
         // A task fills the rows of some channels of one panel: each point's rows lie side by side.
         let ranges = channels.div_ceil(CHANNELS_AT_ONCE);
-        tasks(panels * ranges, |index| {
+        tasks(panelling.count() * ranges, |index| {
             let (panel, first) = (index / ranges, index % ranges * CHANNELS_AT_ONCE);
             let range = first..channels.min(first + CHANNELS_AT_ONCE);
-            with_kept(SCRATCH, TAPS * range.len() * width, |taps| {
-                dispatch_to(isa, Fill { origin, values, panel, range, channels, outputs, width, taps });
+            let (start, width) = (panelling.start(panel), panelling.width(panel));
+            // Filters as they come, and by taps.
+            with_kept(SCRATCH, 2 * TAPS * range.len() * width, |room| {
+                let (rows, taps) = room.split_at_mut(TAPS * range.len() * width);
+                dispatch_to(isa, Fill { origin, values, start, width, range, channels, outputs, rows, taps });
             });
         });
     }
@@ -111,8 +113,8 @@ impl WinogradPanels {
     /// The filters of a panel at a point, `[channel][width]`.
     #[inline(always)]
     pub(super) fn panel(&self, panel: usize, point: usize) -> &[f32] {
-        let len = self.width * self.channels;
-        &self.values[(panel * POINTS + point) * len..][..len]
+        let (start, width) = (self.panelling.start(panel), self.panelling.width(panel));
+        &self.values[(start * POINTS + point * width) * self.channels..][..width * self.channels]
     }
 }
 
@@ -129,12 +131,15 @@ enum Origin<'a> {
 struct Fill<'a> {
     origin: Origin<'a>,
     values: Shared<'a, f32>,
-    panel: usize,
+    /// The panel's first output, and its width.
+    start: usize,
+    width: usize,
     range: Range<usize>,
     channels: usize,
     outputs: usize,
-    width: usize,
-    /// Room for the taps, `[tap][channel][width]`.
+    /// Room for filters as they come.
+    rows: &'a mut [f32],
+    /// Room for the taps, `[channel][tap][width]`, the channels in their order.
     taps: &'a mut [f32],
 }
 
@@ -143,28 +148,32 @@ impl WithSimd for Fill<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let first = self.panel * self.width;
-        let count = self.width.min(self.outputs - first);
-        let run = self.range.len() * self.width;
+        let Self { width, channels, outputs, .. } = self;
+        let count = width.min(outputs - self.start);
+        let run = self.range.len() * width;
         assert!(self.taps.len() == TAPS * run && count.is_multiple_of(S::LANES));
-        self.origin.spread(&self.range, first..first + count, (self.channels, self.outputs), self.width, self.taps);
+        let wanted = self.start..self.start + count;
+        let [tap_row, channel_row] =
+            self.origin.spread(s, &self.range, wanted, (channels, outputs), width, self.rows, self.taps);
         let taps = self.taps.as_ptr();
         for (u, [a, b, c]) in FILTER_POINTS.into_iter().enumerate() {
             let (a, b, c) = (s.splat(a), s.splat(b), s.splat(c));
             let mut targets = [std::ptr::null_mut(); PATCH];
             for (v, target) in targets.iter_mut().enumerate() {
-                let point = self.panel * POINTS + u * PATCH + v;
-                let at = (point * self.channels + self.range.start) * self.width;
+                let point = self.start * POINTS + (u * PATCH + v) * width;
+                let at = point * channels + self.range.start * width;
                 // SAFETY: no other task has this panel and these channels.
                 *target = unsafe { self.values.part(at, run) }.as_mut_ptr();
             }
-            for row in (0..run).step_by(self.width) {
+            for (channel, row) in (0..run).step_by(width).enumerate() {
                 for at in (row..row + count).step_by(S::LANES) {
                     let mut column = [s.splat(0.0); 3];
                     for (v, column) in column.iter_mut().enumerate() {
-                        let tap = taps.wrapping_add(v * run + at);
-                        // SAFETY: `at` begins a vector of a run, and every tap has a run; three taps lie between rows.
-                        let (x, y, z) = unsafe { (s.load(tap), s.load(tap.add(3 * run)), s.load(tap.add(6 * run))) };
+                        let tap = taps.wrapping_add(channel * channel_row + v * tap_row + at - row);
+                        // SAFETY: `at - row` begins a vector of the width, which every tap of every channel has; three
+                        // taps lie between rows.
+                        let (x, y, z) =
+                            unsafe { (s.load(tap), s.load(tap.add(3 * tap_row)), s.load(tap.add(6 * tap_row))) };
                         *column = s.fma(c, z, s.fma(b, y, s.mul(a, x)));
                     }
                     let points = filter_transform(s, column);
@@ -179,19 +188,21 @@ impl WithSimd for Fill<'_> {
 }
 
 impl Origin<'_> {
-    /// Writes some filters as `[tap][channel][width]`.
+    /// Writes some filters by taps, and returns how many floats lie from tap to tap, and from channel to channel.
     #[inline(always)]
-    fn spread(
+    fn spread<S: Simd>(
         &self,
+        s: S,
         range: &Range<usize>,
         wanted: Range<usize>,
         (channels, outputs): (usize, usize),
         width: usize,
+        rows: &mut [f32],
         taps: &mut [f32],
-    ) {
-        let run = range.len() * width;
+    ) -> [usize; 2] {
         match self {
             Self::Turned(weight) => {
+                let run = range.len() * width;
                 for (k, channel) in range.clone().enumerate() {
                     let filters = &weight[channel * outputs * TAPS..][wanted.start * TAPS..wanted.end * TAPS];
                     for (o, filter) in filters.chunks_exact(TAPS).enumerate() {
@@ -200,25 +211,25 @@ impl Origin<'_> {
                         }
                     }
                 }
+                [run, width]
             }
             Self::Forward { weight, first } => {
-                let mut widened = [0.0; TAPS * CHANNELS_AT_ONCE];
-                for (o, output) in wanted.enumerate() {
-                    let start = ((first + output) * channels + range.start) * TAPS;
-                    let filters = match weight {
-                        Weight::F32(weight) => &weight[start..start + range.len() * TAPS],
-                        _ => {
-                            let widened = &mut widened[..range.len() * TAPS];
-                            weight.widen(start, widened);
-                            &*widened
+                // The taps of all channels of an output are a row, whose numbers become columns.
+                let (len, count) = (TAPS * range.len(), wanted.len());
+                let place = |output: usize| ((first + output) * channels + range.start) * TAPS;
+                match weight {
+                    Weight::F32(weight) => {
+                        let from = &weight[place(wanted.start)..place(wanted.end - 1) + len];
+                        turn(s, (from, channels * TAPS), (count, len), (taps, width));
+                    }
+                    _ => {
+                        for (row, output) in rows.chunks_exact_mut(len).zip(wanted) {
+                            weight.widen(place(output), row);
                         }
-                    };
-                    for (k, filter) in filters.chunks_exact(TAPS).enumerate() {
-                        for tap in 0..TAPS {
-                            taps[tap * run + k * width + o] = filter[tap];
-                        }
+                        turn(s, (rows, len), (count, len), (taps, width));
                     }
                 }
+                [width, TAPS * width]
             }
         }
     }

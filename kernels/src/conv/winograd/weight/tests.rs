@@ -1,6 +1,6 @@
 use super::*;
 use crate::act::Act;
-use crate::conv::pack::lanes;
+use crate::panels::lanes;
 use crate::conv::reference;
 use crate::map::Map;
 use crate::testing::{act, numbers};

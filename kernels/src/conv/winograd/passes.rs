@@ -1,0 +1,178 @@
+//! Convolutions with so many channels that a block of transformed tiles leaves no room for anything else in the
+//! second-level cache: one stage after the other, each for many tiles.
+//!
+//! The input is transformed once. Then the matrices of each point meet the filters, a block of tiles and a chunk of channels at
+//! a time as in any matrix product, and the products are transformed. What lies between the stages stays in the third-level
+//! cache, if there is one. Sums over channels have the order that they have in blocks, so the bits are the same.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::input::Source;
+use super::tiles::{Block, Grid, POINTS};
+use super::{ConvDims, PLANE_GAP, Part, SLACK, Target, Task, WinogradPanels, in_plane, places};
+use crate::par::{Kept, Shared, tasks, with_kept};
+use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
+
+/// Channels from which on this is the faster way.
+const FEWEST_CHANNELS: usize = 512;
+/// Floats of the transformed input of the tiles that are worked on at a time, and the fewest of these tiles.
+const PATCH_FLOATS: usize = 1 << 19;
+const FEWEST_TILES: usize = 96;
+/// Floats of a block's transformed input at one point, which stay in the second-level cache, and tiles of a block at most.
+const BLOCK_FLOATS: usize = 1 << 16;
+const MOST_TILES: usize = 48;
+/// Floats of the products that are kept at a time, unless those of a single panel are more.
+const PRODUCT_FLOATS: usize = 1 << 21;
+
+thread_local! {
+    static PATCHES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PRODUCTS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Whether a convolution of so many channels is computed here.
+pub(in crate::conv) fn fit(channels: usize) -> bool {
+    channels >= FEWEST_CHANNELS
+}
+
+/// The transformed input of some tiles.
+pub(in crate::conv) struct Patches<'a> {
+    d: &'a ConvDims,
+    blocks: &'a [Block],
+    /// Tiles that a block has room for.
+    room: usize,
+    /// `[block][point][tile][channel]`, with room beyond.
+    values: &'a [f32],
+}
+
+/// Calls `meet` with the transformed input of some tiles after the other, until all tiles had their turn; every part must
+/// have whole vectors of channels.
+pub(in crate::conv) fn in_passes(isa: Isa, d: &ConvDims, parts: &[Part<'_>], mut meet: impl FnMut(&Patches<'_>)) {
+    let (grid, channels) = (Grid::new(d), d.c_in);
+    assert_eq!(parts.iter().map(|part| part.channels).sum::<usize>(), channels, "convolution: input channels of {d:?}");
+    let source = Source { parts, h: d.h, w: d.w };
+    for range in shares(0..grid.tiles(), (PATCH_FLOATS / POINTS / channels).max(FEWEST_TILES)) {
+        // A multiple of the rows of some register tile.
+        let room = (BLOCK_FLOATS / channels / 4 * 4).clamp(12, MOST_TILES);
+        let blocks: Vec<Block> = shares(range, room).map(|tiles| grid.block(tiles)).collect();
+        let room = blocks.iter().map(|block| block.tiles().len()).max().unwrap_or(0);
+        let plane = in_plane(room, channels);
+        with_kept(&PATCHES as &Kept<f32>, blocks.len() * POINTS * plane, |values| {
+            let shared = Shared::new(values);
+            tasks(blocks.len(), |i| {
+                // SAFETY: each task takes the place of its own block.
+                let patches = unsafe { shared.part(i * POINTS * plane, POINTS * plane) };
+                dispatch_to(isa, Transform { source, block: &blocks[i], channels, plane, patches });
+            });
+            meet(&Patches { d, blocks: &blocks, room, values });
+        });
+    }
+}
+
+/// `range` in parts of `most` at most, as equal as can be.
+fn shares(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let (start, len) = (range.start, range.len());
+    let count = len.div_ceil(most);
+    (0..count).map(move |i| start + i * len / count..start + (i + 1) * len / count)
+}
+
+/// The transform of a block's input.
+struct Transform<'a> {
+    source: Source<'a>,
+    block: &'a Block,
+    channels: usize,
+    plane: usize,
+    patches: &'a mut [f32],
+}
+
+impl WithSimd for Transform<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        self.source.transform(s, self.block.tiles(), 0..self.channels, self.plane, self.patches);
+    }
+}
+
+impl Patches<'_> {
+    /// Convolves these tiles with the filters, into the joined channels of `targets`.
+    pub(in crate::conv) fn convolve(
+        &self,
+        filter: &WinogradPanels,
+        bias: Option<&[f32]>,
+        targets: &mut [Target<'_>],
+    ) {
+        let Self { d, blocks, room, values } = *self;
+        assert_eq!(filter.channels, d.c_in, "convolution: input channels of {d:?}");
+        let targets = places(d, filter, targets);
+        let source = Source { parts: &[], h: d.h, w: d.w };
+        let (in_plane, out_plane) =
+            (in_plane(room, filter.channels), (room + SLACK) * filter.panelling.width(0) + PLANE_GAP);
+        let most = (PRODUCT_FLOATS / (POINTS * out_plane * blocks.len()).max(1)).max(1);
+        for panels in shares(0..filter.panelling.count(), most) {
+            let task = |block: &'_ usize| Task {
+                source,
+                filter,
+                bias,
+                targets: &targets,
+                block: &blocks[*block],
+                panels: panels.clone(),
+                tiles: room,
+            };
+            with_kept(&PRODUCTS as &Kept<f32>, blocks.len() * panels.len() * POINTS * out_plane, |products| {
+                let shared = Shared::new(products);
+                tasks(blocks.len() * POINTS, |i| {
+                    let (block, point) = (i / POINTS, i % POINTS);
+                    let patches = &values[i * in_plane..][..in_plane];
+                    let place = (block * panels.len() * POINTS + point) * out_plane;
+                    dispatch_to(filter.isa, Multiply { task: task(&block), point, patches, products: shared, place });
+                });
+                tasks(blocks.len() * panels.len(), |i| {
+                    let (block, panel) = (i / panels.len(), panels.start + i % panels.len());
+                    // SAFETY: nobody writes the products any more.
+                    let products = unsafe { shared.read(i * POINTS * out_plane, POINTS * out_plane) };
+                    dispatch_to(filter.isa, Finish { task: task(&block), panel, products });
+                });
+            });
+        }
+    }
+}
+
+/// The products of a block at one point with some panels.
+struct Multiply<'a> {
+    task: Task<'a>,
+    point: usize,
+    patches: &'a [f32],
+    products: Shared<'a, f32>,
+    /// Where those of the first panel go; those of the next follow after all points.
+    place: usize,
+}
+
+impl WithSimd for Multiply<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Self { task, point, patches, products, place } = self;
+        let plane = task.out_plane();
+        for (i, panel) in task.panels.clone().enumerate() {
+            // SAFETY: each task takes the planes of its own block and point.
+            let products = unsafe { products.part(place + i * POINTS * plane, plane) };
+            let next = if panel + 1 < task.panels.end { panel + 1 } else { task.panels.start };
+            task.multiply(s, (panel, point), patches, products, task.filter.panel(next, point).as_ptr());
+        }
+    }
+}
+
+/// The transform of a block's products for one panel.
+struct Finish<'a> {
+    task: Task<'a>,
+    panel: usize,
+    products: &'a [f32],
+}
+
+impl WithSimd for Finish<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        self.task.transform_output(s, self.panel, self.products);
+    }
+}
