@@ -103,7 +103,7 @@ impl SamplesConfig {
 
 impl Default for SamplesConfig {
     fn default() -> Self {
-        Self { per_label: 4, steps: 25, guidance: 2.5 }
+        Self { per_label: 4, steps: 25, guidance: 1.5 }
     }
 }
 

@@ -106,7 +106,7 @@ mod tests {
                 assert_eq!(run.model_config(&model).get("_tweedie_guidance").and_then(|v| v.as_f64()), scale);
                 scale
             };
-            assert_eq!((guidance(0.1), guidance(0.0)), (Some(2.5), untrained), "{preset}");
+            assert_eq!((guidance(0.1), guidance(0.0)), (Some(1.5), untrained), "{preset}");
         }
     }
 }
