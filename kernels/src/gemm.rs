@@ -162,9 +162,8 @@ impl<'a, 'c> Run<'a, 'c> {
             for i in (0..m).step_by(MR) {
                 let rows = MR.min(m - i);
                 let sums = if a.col == 1 && !depth.is_empty() {
-                    let rows: [&[f32]; MR] = std::array::from_fn(|r| {
-                        &a.data[(i + r.min(rows - 1)) * a.row + depth.start..][..depth.len()]
-                    });
+                    let rows: [&[f32]; MR] =
+                        std::array::from_fn(|r| &a.data[(i + r.min(rows - 1)) * a.row + depth.start..][..depth.len()]);
                     row_sums::<S, MR, NV>(s, &rows, b)
                 } else if a.row == 1 && rows == MR {
                     column_sums::<S, MR, NV>(s, &a.data[depth.start * a.col + i..], a.col, b)

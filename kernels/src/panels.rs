@@ -88,9 +88,11 @@ mod tests {
     fn panels_lie_side_by_side_and_leave_no_vector_over() {
         for isa in [Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::Portable] {
             for columns in (0..200).chain([320, 640, 1280, 10240]) {
-                for (panels, wasted) in
-                    [(Panelling::mixed(isa, columns, 1), 1), (Panelling::mixed(isa, columns, 2), 2), (Panelling::even(isa, columns, 4), 4)]
-                {
+                for (panels, wasted) in [
+                    (Panelling::mixed(isa, columns, 1), 1),
+                    (Panelling::mixed(isa, columns, 2), 2),
+                    (Panelling::even(isa, columns, 4), 4),
+                ] {
                     let mut at = 0;
                     for panel in 0..panels.count() {
                         assert_eq!(panels.start(panel), at, "{isa:?}, {columns} columns: {panels:?}");

@@ -159,8 +159,7 @@ impl Block<'_> {
         let (width, channels) = (NV * S::LANES, self.gather.channels);
         assert!(width == panels.panelling.width(panel) && channels == panels.channels && self.zeros.len() == channels);
         let taps_at_once = (BLOCK_DEPTH / channels.max(1)).max(1);
-        let (first_output, filter, mut start) =
-            (panels.panelling.start(panel), panels.panel(panel), self.gather.start);
+        let (first_output, filter, mut start) = (panels.panelling.start(panel), panels.panel(panel), self.gather.start);
         if self.taps.is_empty() || channels == 0 {
             let slice = Slice { first_output, filter, taps: 0..0, depth: 0..0, start };
             self.tiles::<S, MR, HALF, NV>(s, &slice);
@@ -224,7 +223,9 @@ impl Block<'_> {
             let filter = &slice.filter[(panels.tap(self.taps[t]) * channels + depth.start) * width..];
             let filter = &filter[..depth.len() * width];
             // SAFETY: each source is a slice of `depth.len()` floats, and the filter holds as many rows of `width`.
-            unsafe { s.multiply::<MR, NV, false>(&sources, 1, filter.as_ptr(), depth.len(), filter.as_ptr(), &mut acc) };
+            unsafe {
+                s.multiply::<MR, NV, false>(&sources, 1, filter.as_ptr(), depth.len(), filter.as_ptr(), &mut acc)
+            };
         }
         // SAFETY: as before the product.
         unsafe { store(s, &acc, &place) };

@@ -13,8 +13,8 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::pack::panel_vectors;
-use crate::panels::lanes;
 use super::{ConvDims, TASKS, source, split};
+use crate::panels::lanes;
 use crate::par::{Kept, Shared, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch, dispatch_to};
 

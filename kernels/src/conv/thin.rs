@@ -180,7 +180,9 @@ impl Block<'_> {
         let (panels, width, outputs) = (self.panels, NV * S::LANES, self.panels.outputs);
         let (first, count) = self.lines.build(s, self.index);
         let (line, depth) = (self.lines.blocks.line, panels.taps * panels.channels);
-        assert!(width == panels.panelling.width(0) && ROUND.is_multiple_of(MR) && self.lines.values.len() >= depth * line);
+        assert!(
+            width == panels.panelling.width(0) && ROUND.is_multiple_of(MR) && self.lines.values.len() >= depth * line
+        );
         for panel in 0..panels.panelling.count() {
             let first_output = panel * width;
             let columns = width.min(outputs - first_output);

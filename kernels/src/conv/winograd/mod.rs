@@ -215,14 +215,7 @@ impl Task<'_> {
 
     /// The matrix product of a point for one panel of outputs, `[tile][width]`; `then` are the filters that are met next.
     #[inline(always)]
-    fn multiply<S: Simd>(
-        &self,
-        s: S,
-        at: (usize, usize),
-        patches: &[f32],
-        products: &mut [f32],
-        then: *const f32,
-    ) {
+    fn multiply<S: Simd>(&self, s: S, at: (usize, usize), patches: &[f32], products: &mut [f32], then: *const f32) {
         match (S::LANES, self.filter.panelling.vectors(at.0)) {
             (16, 4) => self.multiply_by::<S, 6, 3, 4>(s, at, patches, products, then),
             (16, 2) => self.multiply_by::<S, 12, 4, 2>(s, at, patches, products, then),

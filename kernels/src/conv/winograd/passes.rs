@@ -95,12 +95,7 @@ impl WithSimd for Transform<'_> {
 
 impl Patches<'_> {
     /// Convolves these tiles with the filters, into the joined channels of `targets`.
-    pub(in crate::conv) fn convolve(
-        &self,
-        filter: &WinogradPanels,
-        bias: Option<&[f32]>,
-        targets: &mut [Target<'_>],
-    ) {
+    pub(in crate::conv) fn convolve(&self, filter: &WinogradPanels, bias: Option<&[f32]>, targets: &mut [Target<'_>]) {
         let Self { d, blocks, room, values } = *self;
         assert_eq!(filter.channels, d.c_in, "convolution: input channels of {d:?}");
         let targets = places(d, filter, targets);

@@ -1,8 +1,8 @@
 use super::*;
 use crate::act::Act;
-use crate::panels::lanes;
 use crate::conv::reference;
 use crate::map::Map;
+use crate::panels::lanes;
 use crate::testing::{act, numbers};
 
 /// `|a - b| / |b|` in the Euclidean norm.
