@@ -98,7 +98,11 @@ pub(crate) fn turn<S: Simd>(
     for j in (0..whole_columns).step_by(SQUARE) {
         for i in (0..whole_rows).step_by(SQUARE) {
             // SAFETY: by the assertion all rows and columns of the square lie within the slices.
-            unsafe { s.turn(x.as_ptr().add(i * row + j), row, y.as_mut_ptr().add(j * to_row + i), to_row) };
+            unsafe {
+                let mut from = [x.as_ptr().add(i * row + j); SQUARE];
+                (0..SQUARE).for_each(|r| from[r] = from[r].add(r * row));
+                s.turn(&from, y.as_mut_ptr().add(j * to_row + i), to_row);
+            }
         }
     }
     for j in 0..columns {

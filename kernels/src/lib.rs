@@ -25,3 +25,5 @@ pub mod sinusoid;
 #[cfg(test)]
 mod testing;
 pub mod weight;
+
+pub use par::in_pool;

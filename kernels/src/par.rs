@@ -38,6 +38,12 @@ pub(crate) fn tasks(tasks: usize, f: impl Fn(usize) + Sync + Send) {
     }
 }
 
+/// Runs `work` on one of the threads that share parallel work: each of its parallel parts then begins at once, where from any other
+/// thread it begins with a message and ends with one.
+pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
 /// Memory that a thread keeps from one call to the next, so that it need not be mapped anew each time.
 pub(crate) type Kept<T> = LocalKey<Cell<Vec<T>>>;
 

@@ -18,6 +18,7 @@ use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, ParamTabl
 use tweedie_kernels::act::{self, Act};
 use tweedie_kernels::channels::{self, ChannelSlice};
 use tweedie_kernels::conv::{Part, Target};
+use tweedie_kernels::in_pool;
 use tweedie_kernels::map::Map as Normalisation;
 use tweedie_kernels::pool::{self, MaxPoolDims};
 use tweedie_kernels::resample::{self, Resample, ResampleDims};
@@ -556,10 +557,10 @@ impl NetworkGrad for Book {
         let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool, dropout: &[] };
         let mut updates = Vec::new();
         let x = request::from_array(&self.pool, request.x);
-        let (y, trace) = self.layers.forward(&p, x, request.times, request.labels, Some(&mut updates));
+        let (y, trace) = in_pool(|| self.layers.forward(&p, x, request.times, request.labels, Some(&mut updates)));
         let trace = trace.expect("training leaves a trace");
         let dy = request.cotangent(&self.pool, y, loss)?;
-        let dx = self.layers.backward(&p, trace, &dy, request.labels, grads);
+        let dx = in_pool(|| self.layers.backward(&p, trace, &dy, request.labels, grads));
         let values = self.weights.buffers_mut().values_mut();
         updates.into_iter().for_each(|update| update.apply(values));
         Ok(request::to_array(&dx))

@@ -2,7 +2,7 @@
 
 use ndarray::{Array4, ArrayView4, Axis, Slice};
 use tweedie_denoiser::{Condition, DenoiserError, Text};
-use tweedie_kernels::channels;
+use tweedie_kernels::{channels, in_pool};
 
 use crate::tensor::{Pool, Tensor};
 
@@ -163,7 +163,12 @@ impl<'a> Request<'a> {
     /// Applies `forward` to chunks of the batch, of which no image depends on another.
     ///
     /// `width` is the number of channels at the finest level, which decides how much memory an image takes.
-    pub fn in_chunks(&self, out_channels: usize, width: usize, forward: impl Fn(Request<'a>) -> Tensor) -> Array4<f32> {
+    pub fn in_chunks(
+        &self,
+        out_channels: usize,
+        width: usize,
+        forward: impl Fn(Request<'a>) -> Tensor + Sync,
+    ) -> Array4<f32> {
         let (_, _, h, w) = self.x.dim();
         self.in_chunks_of([out_channels, h, w], width, forward)
     }
@@ -173,7 +178,7 @@ impl<'a> Request<'a> {
         &self,
         [out_channels, out_h, out_w]: [usize; 3],
         width: usize,
-        forward: impl Fn(Request<'a>) -> Tensor,
+        forward: impl Fn(Request<'a>) -> Tensor + Sync,
     ) -> Array4<f32> {
         let (n, _, h, w) = self.x.dim();
         let chunk = (CHUNK_VALUES / (h * w * width)).clamp(1, CHUNK);
@@ -188,7 +193,7 @@ impl<'a> Request<'a> {
                 texts: &self.texts[range.clone()],
                 ..*self
             };
-            let y = forward(part);
+            let y = in_pool(|| forward(part));
             let values = out_channels * pixels;
             let out = &mut out[range.start * values..range.end * values];
             channels::nhwc_to_nchw(range.len(), out_channels, pixels, &y.data, out);

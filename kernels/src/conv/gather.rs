@@ -6,14 +6,27 @@ use std::ops::Range;
 use super::TASKS;
 use super::pack::Panels;
 use super::tile::{Place, begin, store, sum_lanes};
+use crate::lanes::SQUARE;
 use crate::par::{Kept, Shared, tasks, with_kept};
-use crate::simd::{Simd, WithSimd, dispatch_to};
+use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
-/// Output rows of a task; their inputs stay in the second-level cache over all taps and panels.
+/// Output rows of a task at most; their inputs stay in the second-level cache over all taps and panels.
 const BLOCK_ROWS: usize = 96;
 
 /// Steps of the inner product between two visits of a tile: a panel's share of this depth stays in the first-level cache.
 const BLOCK_DEPTH: usize = 128;
+
+/// Rows whose inputs are packed side by side.
+const GROUP: usize = SQUARE;
+/// Inputs of a row that are packed at most, and the fewest rows and panels that this is worth for.
+const MOST_PACKED: usize = 8192;
+const FEWEST_ROWS: usize = 24;
+const FEWEST_PANELS: usize = 6;
+/// Floats of packed inputs that tasks share at most; beyond, each packs its own.
+const MOST_SHARED: usize = 1 << 22;
+
+/// Floats of a line of cache.
+const LINE: usize = 16;
 
 /// Floating-point operations below which a task is not worth what it costs to start one.
 const TASK_FLOPS: usize = 1 << 19;
@@ -26,6 +39,9 @@ thread_local! {
     static SOURCES: Cell<Vec<usize>> = const { Cell::new(Vec::new()) };
     /// What lies outside of the picture.
     static ZEROS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    /// A block's inputs, packed; those of all blocks.
+    static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SHARED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// What an output tile holds before the first product is added.
@@ -70,15 +86,16 @@ impl Gather<'_> {
         }
         let (y_len, pixels) = (y.len(), self.x.len() / channels.max(1));
         let out = Shared::new(y);
-        let (blocks, panels) = (rows.div_ceil(BLOCK_ROWS), self.panels.panelling.count());
-        // Few rows: the outputs are divided, too.
-        let worth = 2 * rows * outputs * channels * taps.len() / TASK_FLOPS;
-        let most = TASKS.min(worth).div_ceil(blocks).clamp(1, panels);
-        let splits = (most..=panels).find(|splits| panels.is_multiple_of(*splits)).unwrap_or(panels);
-        tasks(blocks * splits, |task| {
-            let (block, split) = (task / splits, task % splits);
-            let first = block * BLOCK_ROWS;
-            let count = BLOCK_ROWS.min(rows - first);
+        let (panels, worth) = (self.panels.panelling.count(), 2 * rows * outputs * channels * taps.len() / TASK_FLOPS);
+        // Blocks of one size, so that none waits for another.
+        let in_block = rows.div_ceil(rows.div_ceil(BLOCK_ROWS)).next_multiple_of(GROUP).min(BLOCK_ROWS);
+        let blocks = rows.div_ceil(in_block);
+        // Few rows: the outputs are divided, too, into equal parts if there are some.
+        let splits = TASKS.min(worth).div_ceil(blocks).clamp(1, panels);
+        let splits = (splits..=panels.min(2 * splits)).find(|splits| panels.is_multiple_of(*splits)).unwrap_or(splits);
+        let with_block = |block: usize, panels: Range<usize>, run: &dyn Fn(Block<'_>)| {
+            let first = block * in_block;
+            let count = in_block.min(rows - first);
             with_kept(&SOURCES as &Kept<usize>, taps.len() * BLOCK_ROWS, |sources| {
                 sources.fill(OUTSIDE);
                 let mut places = [0usize; BLOCK_ROWS];
@@ -95,12 +112,55 @@ impl Gather<'_> {
                 }
                 with_kept(&ZEROS as &Kept<f32>, channels, |zeros| {
                     zeros.fill(0.0);
-                    let panels = split * panels / splits..(split + 1) * panels / splits;
-                    let (gather, places, y) = (self, &places[..count], out.start());
-                    dispatch_to(self.panels.isa, Block { gather, taps, sources, zeros, places, panels, y });
+                    run(Block { gather: self, taps, sources, zeros, places: &places[..count], panels, y: out.start() });
                 });
             });
+        };
+        let isa = self.panels.isa;
+        let panels_of = |split: usize| split * panels / splits..(split + 1) * panels / splits;
+        let packed_block = in_block.next_multiple_of(GROUP) * self.packed_inputs(in_block, taps.len());
+        if splits == 1 || packed_block == 0 || blocks * packed_block > MOST_SHARED {
+            tasks(blocks * splits, |task| {
+                with_block(task / splits, panels_of(task % splits), &|block| {
+                    let worth = block.panels.len() >= FEWEST_PANELS;
+                    with_kept(&PACKED as &Kept<f32>, if worth { packed_block } else { 0 }, |packed| {
+                        if !packed.is_empty() {
+                            dispatch_to(isa, Pack { block: &block, packed });
+                        }
+                        dispatch_to(isa, Run { block, packed });
+                    });
+                });
+            });
+            return;
+        }
+        // Several tasks meet the same rows.
+        with_kept(&SHARED as &Kept<f32>, blocks * packed_block, |packed| {
+            let shared = Shared::new(packed);
+            tasks(blocks, |index| {
+                with_block(index, 0..0, &|block| {
+                    // SAFETY: each task packs its own block, once.
+                    let packed = unsafe { shared.part(index * packed_block, packed_block) };
+                    dispatch_to(isa, Pack { block: &block, packed });
+                });
+            });
+            let packed = &*packed;
+            tasks(blocks * splits, |task| {
+                let index = task / splits;
+                let packed = &packed[index * packed_block..][..packed_block];
+                with_block(index, panels_of(task % splits), &|block| dispatch_to(isa, Run { block, packed }));
+            });
         });
+    }
+
+    /// Inputs of a row, if blocks of so many rows are to be packed; else zero.
+    ///
+    /// Packed they are one stream for the processor to fetch ahead instead of one for each row of a tile.
+    fn packed_inputs(&self, rows: usize, taps: usize) -> usize {
+        let (panels, inputs) = (self.panels, taps * self.channels);
+        let worth = rows >= FEWEST_ROWS && panels.panelling.count() >= FEWEST_PANELS && inputs <= MOST_PACKED;
+        // Of other tiles it was not measured.
+        let measured = panels.isa == Isa::Avx2 && panels.panelling.vectors(0) == 3;
+        if worth && measured { inputs } else { 0 }
     }
 }
 
@@ -117,26 +177,57 @@ struct Block<'a> {
     y: *mut f32,
 }
 
-impl WithSimd for Block<'_> {
+/// The packing of a block's inputs.
+struct Pack<'a> {
+    block: &'a Block<'a>,
+    packed: &'a mut [f32],
+}
+
+impl WithSimd for Pack<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let panelling = self.gather.panels.panelling;
+        self.block.pack(s, self.packed);
+    }
+}
+
+/// A task and its packed inputs; none where they are read where they lie.
+struct Run<'a> {
+    block: Block<'a>,
+    packed: &'a [f32],
+}
+
+impl WithSimd for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Self { block, packed } = self;
+        let panelling = block.gather.panels.panelling;
         if panelling.vectors(0) == 0 {
-            return self.dots(s);
+            return block.dots(s);
+        }
+        if !packed.is_empty() {
+            for panel in block.panels.clone() {
+                match panelling.vectors(panel) {
+                    3 => block.run_packed::<S, 4, 3>(s, panel, packed),
+                    _ => block.run_packed::<S, 4, 2>(s, panel, packed),
+                }
+            }
+            return;
         }
         // The tile's shape fills the registers: MR * NV sums, NV filter vectors and one broadcast. The last rows take
         // a tile of half the height, or a single row.
-        for panel in self.panels.clone() {
+        for panel in block.panels.clone() {
             match (S::LANES, panelling.vectors(panel)) {
-                (16, 4) => self.run::<S, 6, 3, 4>(s, panel),
-                (16, 2) => self.run::<S, 12, 6, 2>(s, panel),
-                (16, _) => self.run::<S, 12, 6, 1>(s, panel),
-                (8, 3) => self.run::<S, 4, 2, 3>(s, panel),
-                (8, 2) => self.run::<S, 6, 3, 2>(s, panel),
-                (4, 2) => self.run::<S, 8, 4, 2>(s, panel),
-                _ => self.run::<S, 6, 3, 1>(s, panel),
+                (16, 4) => block.run::<S, 6, 3, 4>(s, panel),
+                (16, 2) => block.run::<S, 12, 6, 2>(s, panel),
+                (16, _) => block.run::<S, 12, 6, 1>(s, panel),
+                (8, 3) => block.run::<S, 4, 2, 3>(s, panel),
+                (8, 2) => block.run::<S, 6, 3, 2>(s, panel),
+                (4, 2) => block.run::<S, 8, 4, 2>(s, panel),
+                _ => block.run::<S, 6, 3, 1>(s, panel),
             }
         }
     }
@@ -151,32 +242,164 @@ struct Slice<'a> {
     start: Start<'a>,
 }
 
+/// The steps of the product of some taps and channels, in the order in which they are added: as many at a time as keep a
+/// panel's share in the first-level cache.
+struct Slices {
+    taps: usize,
+    channels: usize,
+    next: (usize, usize),
+}
+
+impl Slices {
+    #[inline(always)]
+    fn new(taps: usize, channels: usize) -> Self {
+        Self { taps, channels, next: (0, 0) }
+    }
+}
+
+impl Iterator for Slices {
+    type Item = (Range<usize>, Range<usize>);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (tap, piece) = self.next;
+        if tap >= self.taps || self.channels == 0 {
+            return None;
+        }
+        let taps = tap..(tap + (BLOCK_DEPTH / self.channels).max(1)).min(self.taps);
+        // Pieces as equal as can be.
+        let pieces = self.channels.div_ceil(BLOCK_DEPTH);
+        let depth = piece * self.channels / pieces..(piece + 1) * self.channels / pieces;
+        self.next = if piece + 1 == pieces { (taps.end, 0) } else { (tap, piece + 1) };
+        Some((taps, depth))
+    }
+}
+
 impl Block<'_> {
     /// The products of all rows with a panel.
     #[inline(always)]
     fn run<S: Simd, const MR: usize, const HALF: usize, const NV: usize>(&self, s: S, panel: usize) {
-        let panels = self.gather.panels;
-        let (width, channels) = (NV * S::LANES, self.gather.channels);
-        assert!(width == panels.panelling.width(panel) && channels == panels.channels && self.zeros.len() == channels);
-        let taps_at_once = (BLOCK_DEPTH / channels.max(1)).max(1);
-        let (first_output, filter, mut start) = (panels.panelling.start(panel), panels.panel(panel), self.gather.start);
-        if self.taps.is_empty() || channels == 0 {
+        let (first_output, filter, mut start) = self.begin::<S, NV>(panel);
+        if self.taps.is_empty() || self.gather.channels == 0 {
             let slice = Slice { first_output, filter, taps: 0..0, depth: 0..0, start };
             self.tiles::<S, MR, HALF, NV>(s, &slice);
         }
-        let mut t = 0;
-        while t < self.taps.len() {
-            let taps = t..(t + taps_at_once).min(self.taps.len());
-            // Pieces as equal as can be.
-            let pieces = channels.div_ceil(BLOCK_DEPTH);
-            for piece in 0..pieces {
-                let depth = piece * channels / pieces..(piece + 1) * channels / pieces;
-                let slice = Slice { first_output, filter, taps: taps.clone(), depth, start };
-                self.tiles::<S, MR, HALF, NV>(s, &slice);
-                start = Start::Accumulate;
-            }
-            t = taps.end;
+        for (taps, depth) in Slices::new(self.taps.len(), self.gather.channels) {
+            let slice = Slice { first_output, filter, taps, depth, start };
+            self.tiles::<S, MR, HALF, NV>(s, &slice);
+            start = Start::Accumulate;
         }
+    }
+
+    /// The first output of a panel, its filters and what its tiles hold before the first product.
+    #[inline(always)]
+    fn begin<S: Simd, const NV: usize>(&self, panel: usize) -> (usize, &[f32], Start<'_>) {
+        let (panels, channels) = (self.gather.panels, self.gather.channels);
+        assert!(NV * S::LANES == panels.panelling.width(panel));
+        assert!(channels == panels.channels && self.zeros.len() == channels);
+        (panels.panelling.start(panel), panels.panel(panel), self.gather.start)
+    }
+
+    /// Where row `row` finds `depth` of the channels that it meets under tap `t`; rows beyond the last find those of the last.
+    #[inline(always)]
+    fn source(&self, t: usize, row: usize, depth: &Range<usize>) -> *const f32 {
+        let at = self.sources[t * BLOCK_ROWS + row.min(self.places.len() - 1)];
+        let pixel = if at == OUTSIDE { self.zeros } else { &self.gather.x[at..at + self.gather.channels] };
+        pixel[depth.clone()].as_ptr()
+    }
+
+    /// Packs what the rows meet: for each slice `[group of rows][tap and channel][row]`.
+    #[inline(always)]
+    fn pack<S: Simd>(&self, s: S, mut packed: &mut [f32]) {
+        for (taps, depth) in Slices::new(self.taps.len(), self.gather.channels) {
+            for first in (0..self.places.len()).step_by(GROUP) {
+                for t in taps.clone() {
+                    let mut sources = [std::ptr::null(); GROUP];
+                    for (i, source) in sources.iter_mut().enumerate() {
+                        *source = self.source(t, first + i, &depth);
+                    }
+                    let (group, rest) = packed.split_at_mut(GROUP * depth.len());
+                    packed = rest;
+                    let whole = depth.len() - depth.len() % SQUARE;
+                    let (squares, left) = group.split_at_mut(GROUP * whole);
+                    for (c, square) in (0..whole).step_by(SQUARE).zip(squares.chunks_exact_mut(GROUP * SQUARE)) {
+                        // SAFETY: each source has `depth.len()` floats, and the square has room for as many rows and columns.
+                        unsafe { s.turn(&sources.map(|source| source.add(c)), square.as_mut_ptr(), GROUP) };
+                    }
+                    for (c, to) in (whole..depth.len()).zip(left.chunks_exact_mut(GROUP)) {
+                        // SAFETY: as above.
+                        (0..GROUP).for_each(|i| to[i] = unsafe { *sources[i].add(c) });
+                    }
+                }
+            }
+        }
+    }
+
+    /// [`Block::run`] of packed inputs.
+    #[inline(always)]
+    fn run_packed<S: Simd, const MR: usize, const NV: usize>(&self, s: S, panel: usize, packed: &[f32]) {
+        let (first_output, filter, mut start) = self.begin::<S, NV>(panel);
+        let (width, rows) = (NV * S::LANES, self.places.len().next_multiple_of(GROUP));
+        let mut packed = packed;
+        for (taps, depth) in Slices::new(self.taps.len(), self.gather.channels) {
+            let steps = taps.len() * depth.len();
+            let (inputs, rest) = packed.split_at(rows * steps);
+            packed = rest;
+            let slice = Slice { first_output, filter, taps, depth, start };
+            // The first tiles fetch what comes after this share of the panel.
+            let (mut ahead, mut left) =
+                (self.share(&slice, slice.taps.end - 1, width).as_ptr_range().end, width * steps);
+            for row in (0..self.places.len()).step_by(MR) {
+                let inputs = &inputs[row / GROUP * GROUP * steps + row % GROUP..];
+                self.tile_packed::<S, MR, NV>(s, &slice, row, inputs, ahead, left > 0);
+                ahead = ahead.wrapping_add(LINE * steps);
+                left = left.saturating_sub(LINE * steps);
+            }
+            start = Start::Accumulate;
+        }
+    }
+
+    /// The filters of tap `t` of a slice.
+    #[inline(always)]
+    fn share<'s>(&self, slice: &Slice<'s>, t: usize, width: usize) -> &'s [f32] {
+        let first = self.gather.panels.tap(self.taps[t]) * self.gather.channels;
+        &slice.filter[(first + slice.depth.start) * width..][..slice.depth.len() * width]
+    }
+
+    /// [`Block::tile`] of packed inputs; `fetch` says whether to fetch the lines from `ahead` on, one for each step.
+    #[inline(always)]
+    fn tile_packed<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        slice: &Slice<'_>,
+        row: usize,
+        inputs: &[f32],
+        mut ahead: *const f32,
+        fetch: bool,
+    ) {
+        let (rows, count) = self.rows_of::<MR>(slice, row);
+        let place = self.place::<S, MR, NV>(s, slice, &rows, count);
+        let depth = slice.depth.len();
+        assert!(inputs.len() >= slice.taps.len() * depth * GROUP - row % GROUP && row % GROUP + MR <= GROUP);
+        // SAFETY: `places` was checked; the rows and columns of this block are written by no other task.
+        let mut acc = unsafe { begin::<S, MR, NV>(s, slice.start, slice.first_output, &place) };
+        let mut inputs = inputs.as_ptr();
+        for t in slice.taps.clone() {
+            let filter = self.share(slice, t, NV * S::LANES);
+            let mut sources = [inputs; MR];
+            (0..MR).for_each(|i| sources[i] = sources[i].wrapping_add(i));
+            // SAFETY: by the assertion there are MR inputs for each of the filter's `depth` rows.
+            unsafe {
+                if fetch {
+                    s.multiply::<MR, NV, true>(&sources, GROUP, filter.as_ptr(), depth, ahead, &mut acc);
+                } else {
+                    s.multiply::<MR, NV, false>(&sources, GROUP, filter.as_ptr(), depth, ahead, &mut acc);
+                }
+            }
+            (inputs, ahead) = (inputs.wrapping_add(depth * GROUP), ahead.wrapping_add(depth * LINE));
+        }
+        // SAFETY: as before the product.
+        unsafe { store(s, &acc, &place) };
     }
 
     #[inline(always)]
@@ -197,39 +420,53 @@ impl Block<'_> {
     /// Adds the products of some taps and channels to the tile from row `row` on.
     #[inline(always)]
     fn tile<S: Simd, const MR: usize, const NV: usize>(&self, s: S, slice: &Slice<'_>, row: usize) -> usize {
-        let (panels, channels, width) = (self.gather.panels, self.gather.channels, NV * S::LANES);
-        let (depth, first_output) = (&slice.depth, slice.first_output);
+        let (rows, count) = self.rows_of::<MR>(slice, row);
+        let place = self.place::<S, MR, NV>(s, slice, &rows, count);
+        // SAFETY: `places` was checked; the rows and columns of this block are written by no other task.
+        let mut acc = unsafe { begin::<S, MR, NV>(s, slice.start, slice.first_output, &place) };
+        for t in slice.taps.clone() {
+            // A loop, because the closure of `from_fn` is not always inlined.
+            let mut sources = [self.zeros.as_ptr(); MR];
+            for (i, source) in sources.iter_mut().enumerate() {
+                *source = self.source(t, row + i, &slice.depth);
+            }
+            let filter = self.share(slice, t, NV * S::LANES);
+            // SAFETY: each source is a slice of `depth.len()` floats, and the filter holds as many rows of `width`.
+            unsafe {
+                s.multiply::<MR, NV, false>(&sources, 1, filter.as_ptr(), slice.depth.len(), filter.as_ptr(), &mut acc)
+            };
+        }
+        // SAFETY: as before the product.
+        unsafe { store(s, &acc, &place) };
+        MR
+    }
+
+    /// Where the rows of a tile begin, and how many of them there are; those beyond are the last one.
+    #[inline(always)]
+    fn rows_of<const MR: usize>(&self, slice: &Slice<'_>, row: usize) -> ([*mut f32; MR], usize) {
         let count = MR.min(self.places.len() - row);
         // SAFETY: `places` was checked to leave room for all outputs of a row.
-        let rows: [*mut f32; MR] =
-            std::array::from_fn(|i| unsafe { self.y.add(self.places[row + i.min(count - 1)] + first_output) });
-        let place = Place { rows: &rows[..count], columns: width.min(panels.outputs - first_output) };
+        let at = |i: usize| unsafe { self.y.add(self.places[row + i.min(count - 1)] + slice.first_output) };
+        (std::array::from_fn(at), count)
+    }
+
+    /// The place of a tile; what is written anew is sent for.
+    #[inline(always)]
+    fn place<'r, S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        slice: &Slice<'_>,
+        rows: &'r [*mut f32; MR],
+        count: usize,
+    ) -> Place<'r> {
         if let Start::Bias(_) = slice.start {
             // The rows are on their way while the product is computed.
             for row in rows {
                 (0..NV).for_each(|v| s.prefetch(row.wrapping_add(v * S::LANES)));
             }
         }
-        // SAFETY: as above; the rows and columns of this block are written by no other task.
-        let mut acc = unsafe { begin::<S, MR, NV>(s, slice.start, first_output, &place) };
-        for t in slice.taps.clone() {
-            // A loop, because the closure of `from_fn` is not always inlined.
-            let mut sources = [self.zeros.as_ptr(); MR];
-            for (i, source) in sources.iter_mut().enumerate() {
-                let at = self.sources[t * BLOCK_ROWS + row + i.min(count - 1)];
-                let pixel = if at == OUTSIDE { self.zeros } else { &self.gather.x[at..at + channels] };
-                *source = pixel[depth.clone()].as_ptr();
-            }
-            let filter = &slice.filter[(panels.tap(self.taps[t]) * channels + depth.start) * width..];
-            let filter = &filter[..depth.len() * width];
-            // SAFETY: each source is a slice of `depth.len()` floats, and the filter holds as many rows of `width`.
-            unsafe {
-                s.multiply::<MR, NV, false>(&sources, 1, filter.as_ptr(), depth.len(), filter.as_ptr(), &mut acc)
-            };
-        }
-        // SAFETY: as before the product.
-        unsafe { store(s, &acc, &place) };
-        MR
+        let columns = (NV * S::LANES).min(self.gather.panels.outputs - slice.first_output);
+        Place { rows: &rows[..count], columns }
     }
 }
 

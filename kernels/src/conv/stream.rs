@@ -41,23 +41,26 @@ pub(super) fn forward(
             let most = 2 * GROUP_FLOATS * WHOLE_PANELS / WinogradPanels::floats(isa, d.c_in, WHOLE_PANELS).max(1);
             let groups = groups(d.c_out, most, panel_width(isa, d.c_out));
             let mut run = |parts: &[Part<'_>]| {
-                let mut with_filters = |outputs: &Range<usize>, meet: &mut dyn FnMut(&WinogradPanels, Target<'_>)| {
+                let with_filters = |outputs: &Range<usize>, meet: &mut dyn FnMut(&WinogradPanels)| {
                     let mut panels = WinogradPanels::within(PACKED.take(), isa, d.c_in, outputs.len());
                     panels.fill_stored(weight, outputs.start);
-                    meet(&panels, target.only(outputs.clone()));
+                    meet(&panels);
                     PACKED.set(panels.into_memory());
                 };
-                if winograd::fit(d.c_in) {
+                if winograd::are_few(d) {
+                    winograd::convolve_few(isa, d, parts, weight, bias, &mut target);
+                } else if winograd::fit(d.c_in) {
                     winograd::in_passes(isa, d, parts, |patches| {
                         for outputs in &groups {
-                            with_filters(outputs, &mut |panels, target| {
-                                patches.convolve(panels, bias_of(outputs), &mut [target]);
+                            with_filters(outputs, &mut |panels| {
+                                patches.convolve(panels, bias_of(outputs), &mut [target.only(outputs.clone())]);
                             });
                         }
                     });
                 } else {
                     for outputs in &groups {
-                        with_filters(outputs, &mut |panels, target| {
+                        with_filters(outputs, &mut |panels| {
+                            let target = target.only(outputs.clone());
                             winograd::convolve(d, parts, panels, bias_of(outputs), &mut [target]);
                         });
                     }
@@ -130,6 +133,7 @@ mod tests {
         let shapes = [
             ConvDims::same(2, 9, 7, 16, 24, 3),
             ConvDims::same(1, 5, 5, 520, 264, 3),
+            ConvDims::same(2, 18, 17, 520, 40, 3),
             ConvDims::same(1, 6, 5, 4, 40, 3),
             ConvDims::same(1, 6, 5, 24, 4, 3),
             ConvDims { n: 1, h: 8, w: 6, c_in: 12, c_out: 20, kernel: 3, stride: 2, pad_before: 1, pad_after: 1 },

@@ -32,10 +32,14 @@ pub(super) unsafe fn begin<S: Simd, const MR: usize, const NV: usize>(
     match start {
         Start::Bias(None) => {}
         Start::Bias(Some(bias)) => {
-            edge[..columns].copy_from_slice(&bias[first_output..first_output + columns]);
+            let bias = &bias[first_output..first_output + columns];
+            if columns < width {
+                edge[..columns].copy_from_slice(bias);
+            }
+            let from = if columns < width { edge.as_ptr() } else { bias.as_ptr() };
             for v in 0..NV {
-                // SAFETY: `edge` is as long as the widest panel.
-                let b = unsafe { s.load(edge.as_ptr().add(v * S::LANES)) };
+                // SAFETY: `edge` is as long as the widest panel, and so is the bias where it is read in place.
+                let b = unsafe { s.load(from.add(v * S::LANES)) };
                 for sums in &mut acc {
                     sums[v] = b;
                 }

@@ -163,16 +163,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
         // SAFETY: the caller vouches for both operands.
         unsafe { multiply::<Self, MR, NV, AHEAD>(self, a, step, b, depth, ahead, sums) };
     }
-    /// Transposes a square of [`SQUARE`] by [`SQUARE`] floats, whose rows begin every `row` and `to_row` floats.
+    /// Transposes a square of [`SQUARE`] by [`SQUARE`] floats with the rows `from` into one whose rows begin every `to_row` floats.
     ///
     /// # Safety
     /// All rows of both squares must be valid, for reading and for writing, and no float be part of both.
     #[inline(always)]
-    unsafe fn turn(self, from: *const f32, row: usize, to: *mut f32, to_row: usize) {
-        for i in 0..SQUARE {
+    unsafe fn turn(self, from: &[*const f32; SQUARE], to: *mut f32, to_row: usize) {
+        for (i, from) in from.iter().enumerate() {
             for j in 0..SQUARE {
                 // SAFETY: the caller vouches for both squares.
-                unsafe { *to.add(j * to_row + i) = *from.add(i * row + j) };
+                unsafe { *to.add(j * to_row + i) = *from.add(j) };
             }
         }
     }

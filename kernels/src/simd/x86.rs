@@ -4,6 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Simd, WithSimd};
+use crate::lanes::SQUARE;
 
 /// Runs `op` compiled for AVX2 and FMA.
 ///
@@ -122,9 +123,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn turn(self, from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+    unsafe fn turn(self, from: &[*const f32; SQUARE], to: *mut f32, to_row: usize) {
         // SAFETY: the instruction set was detected; the caller vouches for the pointers.
-        unsafe { turn_square(from, row, to, to_row) }
+        unsafe { turn_square(from, to, to_row) }
     }
 
     #[inline(always)]
@@ -239,9 +240,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn turn(self, from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+    unsafe fn turn(self, from: &[*const f32; SQUARE], to: *mut f32, to_row: usize) {
         // SAFETY: the instruction set was detected; the caller vouches for the pointers.
-        unsafe { turn_square(from, row, to, to_row) }
+        unsafe { turn_square(from, to, to_row) }
     }
 }
 
@@ -360,10 +361,10 @@ pub(super) unsafe fn widen_f16(x: &[u16], y: &mut [f32]) {
 /// # Safety
 /// The processor must have AVX; else as [`Simd::turn`].
 #[inline(always)]
-unsafe fn turn_square(from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+unsafe fn turn_square(from: &[*const f32; SQUARE], to: *mut f32, to_row: usize) {
     // SAFETY: the caller vouches for all of it.
     unsafe {
-        let x: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * row)));
+        let x: [__m256; 8] = from.map(|row| _mm256_loadu_ps(row));
         // Pairs, then fours of neighbouring rows within each half, then the halves.
         let pairs: [__m256; 8] = std::array::from_fn(|i| {
             let (a, b) = (x[i / 2 * 2], x[i / 2 * 2 + 1]);

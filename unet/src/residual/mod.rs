@@ -31,6 +31,7 @@ use ndarray::{Array4, ArrayView4};
 use tweedie_denoiser::{Condition, DenoiserError, Network, NetworkGrad, ParamTable, Params};
 use tweedie_kernels::act::Act;
 use tweedie_kernels::dropout;
+use tweedie_kernels::in_pool;
 
 use crate::UnetError;
 use crate::init::Init;
@@ -283,11 +284,11 @@ impl NetworkGrad for Residual {
         let values = self.weights.params().values();
         let p = Pass { values, filters: &filters, pool: &self.pool, dropout: &dropout };
         let mut tape = Tape::recording();
-        let mut y = self.layers.forward(&p, x, request.times, &ids, &mut tape);
+        let mut y = in_pool(|| self.layers.forward(&p, x, request.times, &ids, &mut tape));
         self.divide_by_time(request.times, &mut y);
         let mut dy = request.cotangent(&self.pool, y, loss)?;
         self.divide_by_time(request.times, &mut dy);
-        let dx = self.layers.backward(&p, &mut tape, dy, (request.times, &ids), grads);
+        let dx = in_pool(|| self.layers.backward(&p, &mut tape, dy, (request.times, &ids), grads));
         debug_assert!(tape.is_empty(), "backward takes everything that forward has saved");
         Ok(request::to_array(&self.config.input_range.input_gradient(dx)))
     }

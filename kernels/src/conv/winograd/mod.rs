@@ -9,6 +9,7 @@
 //! block of tiles goes through all three stages while it lies in the second-level cache; filters stream past it, panel by
 //! panel, fetched ahead of their use.
 
+mod few;
 mod input;
 mod panels;
 mod passes;
@@ -22,6 +23,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub(super) use few::{are_few, convolve_few};
 pub(super) use panels::WinogradPanels;
 pub(super) use passes::{fit, in_passes};
 
@@ -129,7 +131,18 @@ fn convolve_in_blocks(
     (0..plan.tasks()).into_par_iter().for_each(|task| {
         let (tiles, panels) = plan.task(task);
         let block = grid.block(tiles);
-        let task = Task { source, filter, bias, targets: &targets, block: &block, panels, tiles: plan.block };
+        let row = filter.channels;
+        let task = Task {
+            source,
+            filter,
+            row,
+            started: false,
+            bias,
+            targets: &targets,
+            block: &block,
+            panels,
+            tiles: plan.block,
+        };
         with_kept(SCRATCH, POINTS * (task.in_plane() + task.out_plane()), |scratch| {
             dispatch_to(filter.isa, Staged(task, scratch));
         });
@@ -139,6 +152,13 @@ fn convolve_in_blocks(
 /// Floats from point to point of the transformed input of a block with room for so many tiles.
 fn in_plane(tiles: usize, channels: usize) -> usize {
     (tiles + SLACK) * channels + PLANE_GAP
+}
+
+/// Floats from point to point of the products of a block with room for so many tiles.
+fn out_plane(filter: &WinogradPanels, tiles: usize) -> usize {
+    // Register tiles of AVX2 have six rows at most.
+    let slack = if filter.isa == Isa::Avx2 { 6 } else { SLACK };
+    (tiles + slack) * filter.panelling.width(0) + PLANE_GAP
 }
 
 /// Where the outputs of a filter go.
@@ -169,6 +189,10 @@ struct Place<'a> {
 struct Task<'a> {
     source: Source<'a>,
     filter: &'a WinogradPanels,
+    /// Floats from tile to tile of the transformed input.
+    row: usize,
+    /// Whether the products hold sums already that those of these channels are added to.
+    started: bool,
     bias: Option<&'a [f32]>,
     targets: &'a [Place<'a>],
     block: &'a Block,
@@ -205,12 +229,12 @@ impl WithSimd for Staged<'_> {
 impl Task<'_> {
     /// Floats from point to point of the transformed input.
     fn in_plane(&self) -> usize {
-        in_plane(self.tiles, self.filter.channels)
+        in_plane(self.tiles, self.row)
     }
 
     /// Floats from point to point of the products.
     fn out_plane(&self) -> usize {
-        (self.tiles + SLACK) * self.filter.panelling.width(0) + PLANE_GAP
+        out_plane(self.filter, self.tiles)
     }
 
     /// The matrix product of a point for one panel of outputs, `[tile][width]`; `then` are the filters that are met next.
@@ -244,17 +268,17 @@ impl Task<'_> {
         let tiles = self.block.using(point / PATCH, point % PATCH);
         let b = filter.panel(panel, point);
         // Planes have room for `SLACK` rows beyond the tiles of the block.
-        assert!(patches.len() >= (self.tiles + MR) * channels && products.len() >= (self.tiles + MR) * width);
-        assert!(tiles.end <= self.tiles && b.len() == channels * width);
+        assert!(patches.len() >= (self.tiles + MR) * self.row && products.len() >= (self.tiles + MR) * width);
+        assert!(tiles.end <= self.tiles && b.len() == channels * width && channels <= self.row);
         for c in (0..channels).step_by(depth) {
             let chunk = &b[c * width..channels.min(c + depth) * width];
             let mut product = Product {
                 a: patches[c..].as_ptr(),
-                row: channels,
+                row: self.row,
                 b: chunk.as_ptr(),
                 depth: chunk.len() / width,
                 out: products.as_mut_ptr(),
-                accumulate: c > 0,
+                accumulate: self.started || c > 0,
                 ahead: then,
             };
             let ahead = if c + depth < channels { chunk.as_ptr().wrapping_add(chunk.len()) } else { then };

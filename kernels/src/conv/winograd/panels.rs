@@ -57,6 +57,12 @@ impl WinogradPanels {
         Self { isa, panelling: Self::panelling(isa, outputs), channels, outputs, values }
     }
 
+    /// Makes room for filters of another number of channels.
+    pub(super) fn set_channels(&mut self, channels: usize) {
+        self.channels = channels;
+        self.values.resize(Self::floats(self.isa, channels, self.outputs), 0.0);
+    }
+
     /// Their memory, for another use.
     pub(in crate::conv) fn into_memory(self) -> Vec<f32> {
         self.values
@@ -67,7 +73,7 @@ impl WinogradPanels {
         POINTS * Self::panelling(isa, outputs).room() * channels
     }
 
-    fn panelling(isa: Isa, outputs: usize) -> Panelling {
+    pub(super) fn panelling(isa: Isa, outputs: usize) -> Panelling {
         Panelling::mixed(isa, outputs, panel_vectors(isa, outputs))
     }
 
@@ -83,8 +89,13 @@ impl WinogradPanels {
 
     /// [`WinogradPanels::fill`] with the filters of the outputs from `first` on.
     pub(in crate::conv) fn fill_stored(&mut self, weight: Weight<'_>, first: usize) {
-        assert!(weight.len() >= TAPS * self.channels * (first + self.outputs), "floats of the filters");
-        self.fill_from(Origin::Forward { weight, first });
+        self.fill_from(Origin::stored(weight, [first, self.outputs], [0, self.channels, self.channels]));
+    }
+
+    /// [`WinogradPanels::fill_stored`] of filters of which `of` channels exist and those from `channel` on are wanted, on this thread.
+    pub(super) fn fill_part(&mut self, weight: Weight<'_>, first: usize, channel: usize, of: usize) {
+        let origin = Origin::stored(weight, [first, self.outputs], [channel, self.channels, of]);
+        self.with_fill(origin, |tasks, fill| (0..tasks).for_each(fill));
     }
 
     /// Transforms `weight` `[channel][output][tap]`, each filter turned by half a turn, as the gradient of the input needs it.
@@ -94,11 +105,16 @@ impl WinogradPanels {
     }
 
     fn fill_from(&mut self, origin: Origin<'_>) {
+        self.with_fill(origin, |count, fill| tasks(count, fill));
+    }
+
+    /// Calls `each` with a number of tasks that fill the panels, and what a task does.
+    fn with_fill(&mut self, origin: Origin<'_>, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync))) {
         let (isa, panelling, channels, outputs) = (self.isa, self.panelling, self.channels, self.outputs);
         let values = Shared::new(&mut self.values);
         // A task fills the rows of some channels of one panel: each point's rows lie side by side.
         let ranges = channels.div_ceil(CHANNELS_AT_ONCE);
-        tasks(panelling.count() * ranges, |index| {
+        each(panelling.count() * ranges, &|index| {
             let (panel, first) = (index / ranges, index % ranges * CHANNELS_AT_ONCE);
             let range = first..channels.min(first + CHANNELS_AT_ONCE);
             let (start, width) = (panelling.start(panel), panelling.width(panel));
@@ -121,8 +137,8 @@ impl WinogradPanels {
 /// Filters as they come.
 #[derive(Clone, Copy)]
 enum Origin<'a> {
-    /// `[output][channel][tap]`, from this output on.
-    Forward { weight: Weight<'a>, first: usize },
+    /// `[output][channel][tap]` with so many channels, from this output and this channel on.
+    Forward { weight: Weight<'a>, first: usize, channel: usize, of: usize },
     /// `[channel][output][tap]`, to be turned.
     Turned(&'a [f32]),
 }
@@ -153,8 +169,7 @@ impl WithSimd for Fill<'_> {
         let run = self.range.len() * width;
         assert!(self.taps.len() == TAPS * run && count.is_multiple_of(S::LANES));
         let wanted = self.start..self.start + count;
-        let [tap_row, channel_row] =
-            self.origin.spread(s, &self.range, wanted, (channels, outputs), width, self.rows, self.taps);
+        let [tap_row, channel_row] = self.origin.spread(s, &self.range, wanted, outputs, width, self.rows, self.taps);
         let taps = self.taps.as_ptr();
         for (u, [a, b, c]) in FILTER_POINTS.into_iter().enumerate() {
             let (a, b, c) = (s.splat(a), s.splat(b), s.splat(c));
@@ -187,6 +202,14 @@ impl WithSimd for Fill<'_> {
     }
 }
 
+impl<'a> Origin<'a> {
+    /// So many outputs from `first` on, and so many channels from `channel` on, of filters with `of` channels.
+    fn stored(weight: Weight<'a>, [first, outputs]: [usize; 2], [channel, channels, of]: [usize; 3]) -> Self {
+        assert!(channel + channels <= of && weight.len() >= TAPS * of * (first + outputs), "floats of the filters");
+        Self::Forward { weight, first, channel, of }
+    }
+}
+
 impl Origin<'_> {
     /// Writes some filters by taps, and returns how many floats lie from tap to tap, and from channel to channel.
     #[inline(always)]
@@ -195,7 +218,7 @@ impl Origin<'_> {
         s: S,
         range: &Range<usize>,
         wanted: Range<usize>,
-        (channels, outputs): (usize, usize),
+        outputs: usize,
         width: usize,
         rows: &mut [f32],
         taps: &mut [f32],
@@ -213,14 +236,14 @@ impl Origin<'_> {
                 }
                 [run, width]
             }
-            Self::Forward { weight, first } => {
+            Self::Forward { weight, first, channel, of } => {
                 // The taps of all channels of an output are a row, whose numbers become columns.
                 let (len, count) = (TAPS * range.len(), wanted.len());
-                let place = |output: usize| ((first + output) * channels + range.start) * TAPS;
+                let place = |output: usize| ((first + output) * of + channel + range.start) * TAPS;
                 match weight {
                     Weight::F32(weight) => {
                         let from = &weight[place(wanted.start)..place(wanted.end - 1) + len];
-                        turn(s, (from, channels * TAPS), (count, len), (taps, width));
+                        turn(s, (from, of * TAPS), (count, len), (taps, width));
                     }
                     _ => {
                         for (row, output) in rows.chunks_exact_mut(len).zip(wanted) {

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::input::Source;
 use super::tiles::{Block, Grid, POINTS};
-use super::{ConvDims, PLANE_GAP, Part, SLACK, Target, Task, WinogradPanels, in_plane, places};
+use super::{ConvDims, Part, Target, Task, WinogradPanels, in_plane, out_plane, places};
 use crate::par::{Kept, Shared, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
@@ -62,7 +62,7 @@ pub(in crate::conv) fn in_passes(isa: Isa, d: &ConvDims, parts: &[Part<'_>], mut
             tasks(blocks.len(), |i| {
                 // SAFETY: each task takes the place of its own block.
                 let patches = unsafe { shared.part(i * POINTS * plane, POINTS * plane) };
-                dispatch_to(isa, Transform { source, block: &blocks[i], channels, plane, patches });
+                dispatch_to(isa, Transform { source, block: &blocks[i], channels: 0..channels, plane, patches });
             });
             meet(&Patches { d, blocks: &blocks, room, values });
         });
@@ -70,26 +70,26 @@ pub(in crate::conv) fn in_passes(isa: Isa, d: &ConvDims, parts: &[Part<'_>], mut
 }
 
 /// `range` in parts of `most` at most, as equal as can be.
-fn shares(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn shares(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
     let (start, len) = (range.start, range.len());
     let count = len.div_ceil(most);
     (0..count).map(move |i| start + i * len / count..start + (i + 1) * len / count)
 }
 
-/// The transform of a block's input.
-struct Transform<'a> {
-    source: Source<'a>,
-    block: &'a Block,
-    channels: usize,
-    plane: usize,
-    patches: &'a mut [f32],
+/// The transform of some channels of a block's input.
+pub(super) struct Transform<'a> {
+    pub(super) source: Source<'a>,
+    pub(super) block: &'a Block,
+    pub(super) channels: Range<usize>,
+    pub(super) plane: usize,
+    pub(super) patches: &'a mut [f32],
 }
 
 impl WithSimd for Transform<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        self.source.transform(s, self.block.tiles(), 0..self.channels, self.plane, self.patches);
+        self.source.transform(s, self.block.tiles(), self.channels, self.plane, self.patches);
     }
 }
 
@@ -100,13 +100,14 @@ impl Patches<'_> {
         assert_eq!(filter.channels, d.c_in, "convolution: input channels of {d:?}");
         let targets = places(d, filter, targets);
         let source = Source { parts: &[], h: d.h, w: d.w };
-        let (in_plane, out_plane) =
-            (in_plane(room, filter.channels), (room + SLACK) * filter.panelling.width(0) + PLANE_GAP);
+        let (in_plane, out_plane) = (in_plane(room, filter.channels), out_plane(filter, room));
         let most = (PRODUCT_FLOATS / (POINTS * out_plane * blocks.len()).max(1)).max(1);
         for panels in shares(0..filter.panelling.count(), most) {
             let task = |block: &'_ usize| Task {
                 source,
                 filter,
+                row: filter.channels,
+                started: false,
                 bias,
                 targets: &targets,
                 block: &blocks[*block],
@@ -133,13 +134,13 @@ impl Patches<'_> {
 }
 
 /// The products of a block at one point with some panels.
-struct Multiply<'a> {
-    task: Task<'a>,
-    point: usize,
-    patches: &'a [f32],
-    products: Shared<'a, f32>,
+pub(super) struct Multiply<'a> {
+    pub(super) task: Task<'a>,
+    pub(super) point: usize,
+    pub(super) patches: &'a [f32],
+    pub(super) products: Shared<'a, f32>,
     /// Where those of the first panel go; those of the next follow after all points.
-    place: usize,
+    pub(super) place: usize,
 }
 
 impl WithSimd for Multiply<'_> {
@@ -158,10 +159,10 @@ impl WithSimd for Multiply<'_> {
 }
 
 /// The transform of a block's products for one panel.
-struct Finish<'a> {
-    task: Task<'a>,
-    panel: usize,
-    products: &'a [f32],
+pub(super) struct Finish<'a> {
+    pub(super) task: Task<'a>,
+    pub(super) panel: usize,
+    pub(super) products: &'a [f32],
 }
 
 impl WithSimd for Finish<'_> {
