@@ -135,6 +135,14 @@ impl TensorFile {
         &self.metadata
     }
 
+    /// Says that a tensor is not read again soon: where the file is mapped, the memory that holds it is given back to the system. Reading
+    /// it later is as before.
+    pub fn release(&self, name: &str) {
+        if let Some((part, entry)) = self.tensors.get(name) {
+            self.parts[*part].release(&entry.range);
+        }
+    }
+
     /// The elements of a tensor of type F32, F16 or BF16, row-major, whatever their values.
     ///
     /// # Errors

@@ -3,9 +3,11 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 /// The content of a file: mapped, or in memory already.
 pub(crate) enum Bytes {
@@ -23,6 +25,19 @@ impl Bytes {
         // change all the same can alter weights, but not the header, which was parsed into owned values whose
         // ranges were checked against the length of the map.
         unsafe { Mmap::map(file) }.map(Self::Mapped)
+    }
+
+    /// Gives the memory of a range back to the system, where it can be read from the file again.
+    pub(crate) fn release(&self, range: &Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self
+            && range.end <= map.len()
+        {
+            let (start, len) = (range.start, range.len());
+            // SAFETY: the map is private and never written to, so that pages which are brought in anew hold what they held.
+            // If the system declines, they stay.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, len) };
+        }
     }
 }
 

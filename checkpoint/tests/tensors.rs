@@ -243,6 +243,26 @@ fn paths_that_are_no_safetensors_file() {
 }
 
 #[test]
+fn released_tensors_are_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let values: Vec<Vec<f32>> = (0..3).map(|k| (0..5000).map(|i| (i * 3 + k) as f32).collect()).collect();
+    let tensors: Vec<Tensor<'_>> =
+        ["a", "b", "c"].into_iter().zip(&values).map(|(name, values)| Tensor::f32(name, &[5000], values)).collect();
+    save_safetensors(&path, &tensors, Dtype::F32, &default_metadata()).unwrap();
+    let mapped = TensorFile::open(&path).unwrap();
+    let in_memory = read(std::fs::read(&path).unwrap()).unwrap();
+    for file in [mapped, in_memory] {
+        for name in ["b", "c", "none of these"] {
+            file.release(name);
+            for (name, values) in ["a", "b", "c"].into_iter().zip(&values) {
+                assert_eq!(&file.read_f32(name).unwrap(), values, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn shards_are_read_through_their_index() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

@@ -277,6 +277,10 @@ book models) and, for networks with labels, `class_labels` [N]. -1 is no conditi
 diffusers model, which is the number of its labels. `sample` may be of any float type, the others of any number type. The output
 holds `sample` [N,C,H,W] in f32.
 
+The decoder and the text encoder of a pipeline are run likewise: an autoencoder's directory takes latents `sample` [N,L,h,w],
+already divided by the scaling factor, and gives images; a text encoder's takes `input_ids` [N,T], numbers of tokens, and gives its
+last hidden state as `sample` [N,T,D].
+
 Example:
   tweedie predict --model runs/mnist --input in.safetensors --out out.safetensors")]
 pub struct PredictArgs {

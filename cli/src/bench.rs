@@ -1,6 +1,5 @@
 //! `tweedie bench`: how fast a model runs on this machine, forward or in training.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,7 +16,7 @@ use tweedie_unet::Cross;
 use crate::args::{Common, ModelArg};
 use crate::console;
 use crate::model::{self, LoadedNetwork};
-use crate::stable::text_network;
+use crate::stable::{Component, component, text_network};
 
 /// Passes that are not counted: they pack weights and fill the buffers.
 const WARM_UP: usize = 2;
@@ -32,6 +31,8 @@ Examples:
   tweedie bench --train --seconds 20              training steps: noise, both passes, AdamW, moving average
   tweedie bench --model runs/mnist --batch 1      the latency of one image
   tweedie bench --model sd/unet --batch 2         a guided step of Stable Diffusion
+  tweedie bench --model sd/vae --batch 1          its decoder
+  tweedie bench --model sd/text_encoder --batch 2 its text encoder
 
 Work is counted as direct convolution, a multiplication and an addition as two operations, and a training step as three
 forward passes. A faster algorithm shows as more work per second, and may pass the machine's peak.")]
@@ -39,7 +40,7 @@ pub struct BenchArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArg,
-    /// Images at once
+    /// Images or texts at once
     #[arg(long, value_name = "B", default_value = "64")]
     pub batch: std::num::NonZeroUsize,
     /// Time training steps instead of forward passes
@@ -66,32 +67,21 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// # Errors
 /// If the model cannot be opened or run.
 pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
-    let (path, variant) = (args.model.model.as_deref(), args.model.variant.as_deref());
-    let mut model = match path.map(|path| text_network(path, variant)).transpose()?.flatten() {
-        Some(_) if args.train => {
-            bail!(
-                "{}: networks that read text are only run here; leave --train out",
-                path.unwrap_or(Path::new("")).display()
-            )
-        }
-        Some(network) => Subject::Text { name: network.name.clone(), network: Box::new(network.network()?) },
-        None => Subject::Labels(Box::new(model::open_network(path, variant)?)),
-    };
-    let Some([c, h, w]) = model.image_shape() else {
-        bail!("{}: the network's config does not say how large its images are (sample_size is null)", model.name());
-    };
+    let mut model = Subject::open(args)?;
+    let shape = model.shape()?;
     let batch = args.batch.get();
-    if batch.saturating_mul(c * h * w) > 1 << 28 {
-        return Err(console::usage(format!("--batch {batch} is too many images of {c} x {h} x {w} at once")));
+    if batch.saturating_mul(shape.iter().product()) > 1 << 28 {
+        let [c, h, w] = shape;
+        return Err(console::usage(format!("--batch {batch} is too many inputs of {c} x {h} x {w} at once")));
     }
     let idle = peak_memory();
-    let forward = model.flops(h, w);
+    let forward = model.flops(shape);
     let (flops, times) = match &mut model {
-        Subject::Labels(model) if args.train => (3 * forward, time_training(model, [c, h, w], batch, args.seconds)?),
-        model => (forward, time_forward(model, [c, h, w], batch, args.seconds)?),
+        Subject::Labels(model) if args.train => (3 * forward, time_training(model, shape, batch, args.seconds)?),
+        model => (forward, model.time_forward(shape, batch, args.seconds)?),
     };
     let (peak, name) = (peak_memory(), model.name());
-    let work = if args.train { "training step" } else { "forward" };
+    let (work, things) = if args.train { ("training step", "images") } else { model.work() };
     let rate = |seconds: f64| batch as f64 / seconds;
     let (best, median) = (times[0], times[times.len() / 2]);
     let threads = rayon::current_num_threads();
@@ -119,10 +109,10 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
         || "not known on this system".to_owned(),
         |(peak, idle)| format!("{} peak, {} over the loaded model", console::bytes(peak), console::bytes(peak - idle)),
     );
-    console::report(common, &format!("{} {work}s of {batch} images, after {WARM_UP} not counted", times.len()));
+    console::report(common, &format!("{} {work}s of {batch} {things}, after {WARM_UP} not counted", times.len()));
     console::print(&format!(
-        "model        {name}\nwork         {work}, batch {batch}\nspeed        {:.1} images/s (median; best {:.1})\n\
-         time         {:.2} ms per image\noperations   {:.3} GFLOP per image, {:.1} GFLOP/s\nmemory       {memory}\n\
+        "model        {name}\nwork         {work}, batch {batch}\nspeed        {:.1} {things}/s (median; best {:.1})\n\
+         time         {:.2} ms each\noperations   {:.3} GFLOP each, {:.1} GFLOP/s\nmemory       {memory}\n\
          machine      {}, {threads} threads\n",
         rate(median),
         rate(best),
@@ -142,46 +132,100 @@ enum Subject {
     Labels(Box<LoadedNetwork>),
     /// A network that reads texts.
     Text { name: String, network: Box<Cross> },
+    /// A decoder or a text encoder.
+    Other { name: String, network: Component },
 }
 
 impl Subject {
+    fn open(args: &BenchArgs) -> Result<Self> {
+        let (path, variant) = (args.model.model.as_deref(), args.model.variant.as_deref());
+        let of_texts = path.map(|path| text_network(path, variant)).transpose()?.flatten();
+        let other = path.map(|path| component(path, variant)).transpose()?.flatten();
+        let name = path.map(|path| path.display().to_string()).unwrap_or_default();
+        if args.train && (of_texts.is_some() || other.is_some()) {
+            bail!("{name}: the networks of Stable Diffusion are only run here; leave --train out");
+        }
+        Ok(match (of_texts, other) {
+            (Some(network), _) => Self::Text { name, network: Box::new(network.network()?) },
+            (None, Some(network)) => Self::Other { name, network },
+            (None, None) => Self::Labels(Box::new(model::open_network(path, variant)?)),
+        })
+    }
+
     fn name(&self) -> &str {
         match self {
             Self::Labels(model) => &model.name,
-            Self::Text { name, .. } => name,
+            Self::Text { name, .. } | Self::Other { name, .. } => name,
         }
     }
 
-    fn image_shape(&self) -> Option<[usize; 3]> {
+    /// What is done, and with what.
+    fn work(&self) -> (&'static str, &'static str) {
         match self {
+            Self::Labels(_) | Self::Text { .. } => ("forward", "images"),
+            Self::Other { network: Component::Autoencoder(_), .. } => ("decoding", "images"),
+            Self::Other { network: Component::TextEncoder(_), .. } => ("encoding", "texts"),
+        }
+    }
+
+    /// Channels, height and width of an input; the length of a text.
+    fn shape(&self) -> Result<[usize; 3]> {
+        let shape = match self {
             Self::Labels(model) => model.network.image_shape(),
             Self::Text { network, .. } => network.config().image_shape(),
-        }
+            Self::Other { network: Component::Autoencoder(network), .. } => {
+                let (config, factor) = (network.config(), network.config().spatial_factor());
+                config.sample_size.map(|[h, w]| [config.latent_channels, h / factor, w / factor])
+            }
+            Self::Other { network: Component::TextEncoder(encoder), .. } => {
+                Some([1, 1, TOKENS.min(encoder.config().positions)])
+            }
+        };
+        let Some(shape) = shape else {
+            bail!(
+                "{}: the network's config does not say how large its images are (sample_size is null)",
+                self.name()
+            );
+        };
+        Ok(shape)
     }
 
-    fn flops(&self, h: usize, w: usize) -> u64 {
+    fn flops(&self, [_, h, w]: [usize; 3]) -> u64 {
         match self {
             Self::Labels(model) => model.network.summary(h, w).flops(),
             Self::Text { network, .. } => network.config().summary(h, w).flops(),
+            Self::Other { network: Component::Autoencoder(network), .. } => {
+                network.config().decoder_summary(h, w).flops()
+            }
+            Self::Other { network: Component::TextEncoder(encoder), .. } => encoder.config().flops(w),
         }
     }
 
-    fn network(&self) -> &dyn Network {
+    fn time_forward(&self, shape: [usize; 3], batch: usize, seconds: f64) -> Result<Vec<f64>> {
+        let [c, h, w] = shape;
+        let x = Array4::from_shape_fn((batch, c, h, w), |(n, c, i, j)| ((n * 5 + c + i * 7 + j * 3) % 11) as f32 / 11.0);
+        let steps: Vec<f64> = (0..batch).map(|i| (i * 37 % 1000) as f64).collect();
+        let failed = || format!("cannot run {}", self.name());
+        let predict = |network: &dyn Network, condition: &Condition| {
+            time(seconds, || network.predict(x.view(), &steps, condition).map(drop).with_context(failed))
+        };
         match self {
-            Self::Labels(model) => &model.network,
-            Self::Text { network, .. } => &**network,
-        }
-    }
-
-    /// A condition for each of a batch's images.
-    fn condition(&self, batch: usize) -> Condition {
-        match self {
-            Self::Labels(model) => Condition::labels((0..batch).map(|i| label(&model.network, i)).collect()),
+            Self::Labels(model) => {
+                predict(&model.network, &Condition::labels((0..batch).map(|i| label(&model.network, i)).collect()))
+            }
             Self::Text { network, .. } => {
                 let width = network.config().text_width;
                 let text = Array2::from_shape_fn((TOKENS, width), |(i, j)| ((i * 3 + j * 5) % 13) as f32 / 6.5 - 1.0);
-                let text = Arc::new(text);
-                Condition::texts(vec![text; batch])
+                predict(&**network, &Condition::texts(vec![Arc::new(text); batch]))
+            }
+            Self::Other { network: Component::Autoencoder(network), .. } => {
+                time(seconds, || network.decode(x.view()).map(drop).with_context(failed))
+            }
+            Self::Other { network: Component::TextEncoder(encoder), .. } => {
+                let vocabulary = encoder.config().vocabulary;
+                let text = |n: usize| (0..w).map(|i| ((n * 101 + i * 7919) % vocabulary) as u32).collect();
+                let texts: Vec<Vec<u32>> = (0..batch).map(text).collect();
+                time(seconds, || encoder.states(&texts, 0).map(drop).with_context(failed))
             }
         }
     }
@@ -205,17 +249,6 @@ fn time(seconds: f64, mut call: impl FnMut() -> Result<()>) -> Result<Vec<f64>> 
 /// A label for image `i`, if the network knows any.
 fn label(network: &impl Network, i: usize) -> Option<usize> {
     (network.classes() > 0).then(|| i % network.classes())
-}
-
-fn time_forward(model: &Subject, [c, h, w]: [usize; 3], batch: usize, seconds: f64) -> Result<Vec<f64>> {
-    let network = model.network();
-    let x = Array4::from_shape_fn((batch, c, h, w), |(n, c, i, j)| ((n * 5 + c + i * 7 + j * 3) % 11) as f32 / 11.0);
-    let steps: Vec<f64> = (0..batch).map(|i| (i * 37 % 1000) as f64).collect();
-    let condition = model.condition(batch);
-    time(seconds, || {
-        network.predict(x.view(), &steps, &condition).with_context(|| format!("cannot run {}", model.name()))?;
-        Ok(())
-    })
 }
 
 fn time_training(model: &mut LoadedNetwork, shape: [usize; 3], batch: usize, seconds: f64) -> Result<Vec<f64>> {

@@ -1,15 +1,18 @@
 //! `tweedie inspect`: what a model consists of, and what a step of it costs here.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use ndarray::Array4;
+use ndarray::{Array2, Array4};
 use serde_json::{Value, json};
 use tweedie_checkpoint::Config;
 use tweedie_denoiser::{Classifier, Condition, DenoiserError, Network, NetworkGrad};
+use tweedie_kernels::weight::Stored;
 use tweedie_samplers::{Process, SchedulerSpec};
 use tweedie_schedule::TimestepMapping;
-use tweedie_unet::{EncoderClassifier, Model, Summary};
+use tweedie_unet::cross::{self, Cross};
+use tweedie_unet::{EncoderClassifier, Model, Summary, UnetError, WeightSource};
 
 use crate::args::{InspectArgs, ProcessArgs};
 use crate::classifier::{self, LoadedClassifier};
@@ -123,7 +126,7 @@ fn inspect_text_network(model: &TextNetwork, json: bool) -> Result<()> {
     let [_, h, w] = config.image_shape().unwrap_or([config.in_channels, 64, 64]);
     let summary = config.summary(h, w);
     let (stored_bytes, stored_types) = model::stored(&model.weights);
-    let seconds = summary.flops() as f64 / rate()?;
+    let seconds = summary.flops() as f64 / text_rate()?;
     let cost = Cost { size: [h, w], time: Time::Estimated(seconds), summary };
     let parameters: usize = model.weights.tensors().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
     if json {
@@ -214,6 +217,41 @@ fn small_network() -> Config {
         "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"],
     });
     config.as_object().cloned().unwrap_or_default()
+}
+
+/// [`rate`] of a network that reads texts, whose attention and linear layers have another speed than convolutions.
+///
+/// # Errors
+/// If it cannot be run.
+pub fn text_rate() -> Result<f64> {
+    let config = json!({
+        "_class_name": cross::CLASS, "sample_size": 32, "block_out_channels": [320, 640], "layers_per_block": 1,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "cross_attention_dim": 768, "attention_head_dim": 8,
+    });
+    let config = cross::Config::from_json(&config.as_object().cloned().unwrap_or_default())?;
+    let [c, h, w] = config.image_shape().unwrap_or([4, 32, 32]);
+    let (flops, width) = (config.summary(h, w).flops(), config.text_width);
+    let network = Cross::new(config, &Zeros)?;
+    let x = Array4::from_elem((1, c, h, w), 0.5);
+    let condition = Condition::texts(vec![Arc::new(Array2::zeros((TOKENS, width)))]);
+    Ok(flops as f64 / fastest(|| network.predict(x.view(), &[1.0], &condition).map(|_| ()))?)
+}
+
+/// Tokens of a text.
+const TOKENS: usize = 77;
+
+/// Weights that are all zero: computing with them takes the time of any others.
+struct Zeros;
+
+impl WeightSource for Zeros {
+    fn weight(&self, name: &str, shape: &[usize]) -> Result<Arc<dyn Stored>, UnetError> {
+        Ok(Arc::new(self.vector(name, shape)?))
+    }
+
+    fn vector(&self, _: &str, shape: &[usize]) -> Result<Vec<f32>, UnetError> {
+        Ok(vec![0.0; shape.iter().product()])
+    }
 }
 
 /// Bytes of the weights as they are held, in f32.

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use ndarray::{Array3, Array4};
+use ndarray::{Array3, Array4, ArrayD};
 use tweedie_checkpoint::{Dtype, ModelKind, Tensor, TensorFile, default_metadata, save_safetensors};
-use tweedie_denoiser::{Condition, DenoiserError, Network};
+use tweedie_denoiser::{Condition, Network};
 
 use crate::args::{Common, PredictArgs};
 use crate::console;
 use crate::model::{self, LoadedNetwork};
-use crate::stable::text_network;
+use crate::stable::{Component, component, text_network};
 
 /// Runs the command.
 ///
@@ -20,12 +20,17 @@ use crate::stable::text_network;
 pub fn run(args: &PredictArgs, common: &Common) -> Result<()> {
     let (path, variant) = (args.model.model.as_deref(), args.model.variant.as_deref());
     let of_texts = path.map(|path| text_network(path, variant)).transpose()?.flatten();
-    let (name, output) = match of_texts {
-        Some(model) => {
+    let other = path.map(|path| component(path, variant)).transpose()?.flatten();
+    let (name, output) = match (of_texts, other) {
+        (Some(model), _) => {
             let inputs = Inputs::read(&args.input, Reads::Text(&model.name))?;
             (model.name.clone(), inputs.predict(&model.network()?))
         }
-        None => {
+        (None, Some(other)) => {
+            let name = path.map(|path| path.display().to_string()).unwrap_or_default();
+            (name, run_component(&other, &args.input))
+        }
+        (None, None) => {
             let model = model::open_network(path, variant)?;
             let inputs = Inputs::read(&args.input, Reads::Labels(&model))?;
             let output = inputs.predict(&model.network);
@@ -65,19 +70,13 @@ enum Reads<'a> {
 }
 
 impl Inputs {
-    fn predict(&self, network: &dyn Network) -> Result<Array4<f32>, DenoiserError> {
-        network.predict(self.sample.view(), &self.timesteps, &self.condition)
+    fn predict(&self, network: &dyn Network) -> Result<ArrayD<f32>> {
+        Ok(network.predict(self.sample.view(), &self.timesteps, &self.condition)?.into_dyn())
     }
 
     fn read(path: &Path, model: Reads<'_>) -> Result<Self> {
         let name = path.display();
-        let file = TensorFile::open(path)?;
-        let known = ["sample", "timestep", "class_labels", "encoder_hidden_states"];
-        for tensor in file.tensors() {
-            if !known.contains(&tensor.name) {
-                bail!("{name}: the tensor {} is unknown; expected are {}", tensor.name, known.join(", "));
-            }
-        }
+        let file = open(path, &["sample", "timestep", "class_labels", "encoder_hidden_states"])?;
         match model {
             Reads::Labels(model) if file.get("encoder_hidden_states").is_some() => bail!(
                 "{name}: the tensor encoder_hidden_states is for networks that read text, and {} is a {}; remove it",
@@ -91,14 +90,8 @@ impl Inputs {
             }
             _ => {}
         }
-        let shape = shape(&file, "sample", "[N,C,H,W]")?;
-        let Ok([n, c, h, w]) = <[usize; 4]>::try_from(shape.as_slice()) else {
-            bail!("{name}: the tensor sample should have shape [N,C,H,W], found {shape:?}");
-        };
-        let sample = Array4::from_shape_vec((n, c, h, w), floats(&file, "sample")?)?;
-        if let Some(value) = sample.iter().find(|v| !v.is_finite()) {
-            bail!("{name}: the tensor sample should be finite in f32, found {value}");
-        }
+        let sample = images(&file)?;
+        let n = sample.dim().0;
         let timesteps = timesteps(&file, n)?;
         let condition = match model {
             Reads::Labels(model) => condition(&file, model, n)?,
@@ -106,6 +99,54 @@ impl Inputs {
         };
         Ok(Self { sample, timesteps, condition })
     }
+}
+
+/// Decodes latents, or encodes tokens.
+fn run_component(component: &Component, input: &Path) -> Result<ArrayD<f32>> {
+    match component {
+        Component::Autoencoder(network) => {
+            let latents = images(&open(input, &["sample"])?)?;
+            Ok(network.decode(latents.view())?.into_dyn())
+        }
+        Component::TextEncoder(encoder) => {
+            let file = open(input, &["input_ids"])?;
+            let shape = shape(&file, "input_ids", "[N,L]")?;
+            let [_, length] = <[usize; 2]>::try_from(shape.as_slice())
+                .ok()
+                .filter(|shape| !shape.contains(&0))
+                .with_context(|| format!("the tensor input_ids should have shape [N,L], found {shape:?}"))?;
+            let token = |id: f64| match id {
+                _ if id >= 0.0 && id <= f64::from(u32::MAX) && id.fract() == 0.0 => Ok(id as u32),
+                _ => bail!("the tensor input_ids should hold the numbers of tokens, found {id}"),
+            };
+            let ids: Vec<u32> = numbers(&file, "input_ids")?.into_iter().map(token).collect::<Result<_>>()?;
+            let texts: Vec<Vec<u32>> = ids.chunks_exact(length).map(<[u32]>::to_vec).collect();
+            Ok(encoder.states(&texts, 0)?.into_dyn())
+        }
+    }
+}
+
+/// A file that holds none but the tensors `known`.
+fn open(path: &Path, known: &[&str]) -> Result<TensorFile> {
+    let file = TensorFile::open(path)?;
+    if let Some(tensor) = file.tensors().find(|tensor| !known.contains(&tensor.name)) {
+        bail!("{}: the tensor {} is unknown; expected are {}", path.display(), tensor.name, known.join(", "));
+    }
+    Ok(file)
+}
+
+/// The tensor `sample`, `[N,C,H,W]`.
+fn images(file: &TensorFile) -> Result<Array4<f32>> {
+    let name = file.name();
+    let shape = shape(file, "sample", "[N,C,H,W]")?;
+    let Ok([n, c, h, w]) = <[usize; 4]>::try_from(shape.as_slice()) else {
+        bail!("{name}: the tensor sample should have shape [N,C,H,W], found {shape:?}");
+    };
+    let sample = Array4::from_shape_vec((n, c, h, w), floats(file, "sample")?)?;
+    if let Some(value) = sample.iter().find(|v| !v.is_finite()) {
+        bail!("{name}: the tensor sample should be finite in f32, found {value}");
+    }
+    Ok(sample)
 }
 
 /// The shape of a tensor that has to be there.

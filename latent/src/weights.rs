@@ -60,7 +60,11 @@ impl WeightSource for FileWeights {
         self.check(name, shape)?;
         let mapped = Mapped::new(&self.file, name).map_err(|e| Self::failed(name, e))?;
         match self.block {
-            Some(block) if mapped.view().len() >= LEAST_ROUNDED => Ok(Arc::new(Int8::round(mapped.view(), block))),
+            Some(block) if mapped.view().len() >= LEAST_ROUNDED => {
+                let rounded = Int8::round(mapped.view(), block);
+                self.file.release(name);
+                Ok(Arc::new(rounded))
+            }
             _ => Ok(Arc::new(mapped)),
         }
     }

@@ -437,12 +437,10 @@ impl<'a> Job<'a> {
         let summary = self.network.summary(h, w);
         let flops = images * summary.flops();
         let moves = (self.steps as f64 * self.strength).floor();
-        let (rate, decoding) = (inspect::rate()?, self.autoencoder.summary(self.size[0], self.size[1]));
-        // The summary has both halves; the decoder does about two thirds of the work.
-        let decoding = decoding.flops() as f64 * 2.0 / 3.0;
-        let per_step = flops as f64 / rate;
+        let per_step = flops as f64 / inspect::text_rate()?;
+        let decoding = self.autoencoder.decoder_summary(h, w).flops() as f64 / inspect::rate()?;
         let count = self.args.count.get() as f64;
-        let seconds = count * (moves * per_step + decoding / rate);
+        let seconds = count * (moves * per_step + decoding);
         let weights = if self.args.int8 { self.network_bytes * 9 / 16 } else { self.network_bytes };
         let largest = summary.layers.iter().map(|layer| layer.output.iter().product::<usize>()).max().unwrap_or(0);
         // The outputs that wait for the way up, and what a layer reads and writes.

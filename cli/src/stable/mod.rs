@@ -1,6 +1,7 @@
 //! Stable Diffusion: `tweedie txt2img`, `img2img`, `inpaint` and `clip-score`.
 
 mod args;
+mod component;
 mod draw;
 mod parts;
 mod pictures;
@@ -14,6 +15,7 @@ use serde_json::json;
 use tweedie_latent::{code, inpaint};
 
 pub use args::{ClipScoreArgs, Img2ImgArgs, InpaintArgs, Txt2ImgArgs};
+pub use component::{Component, component};
 use draw::{Begin, Job};
 pub use parts::{TextNetwork, text_network};
 pub use score::run as run_score;

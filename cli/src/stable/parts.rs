@@ -173,11 +173,7 @@ impl Parts {
     /// If it cannot be opened, or its weights do not belong to it.
     pub fn autoencoder_config(&self) -> Result<(autoencoder::Config, Component)> {
         let component = self.part("vae", &[autoencoder::CLASS])?;
-        let file = || component.config_path.display().to_string();
-        let config = autoencoder::Config::from_json(&component.config).with_context(file)?;
-        let table = config.table(numbers(&component.weights)).with_context(file)?;
-        check(table.entries(), &component.weights)?;
-        Ok((config, component))
+        Ok((autoencoder_config(&component)?, component))
     }
 
     /// The autoencoder.
@@ -240,8 +236,23 @@ pub fn tokenizer(folder: &Path) -> Result<Tokenizer> {
     Tokenizer::new(&files).with_context(|| folder.display().to_string())
 }
 
+/// The configuration of an autoencoder, whose weights belong to it.
+///
+/// # Errors
+/// If they do not.
+pub fn autoencoder_config(component: &Component) -> Result<autoencoder::Config> {
+    let file = || component.config_path.display().to_string();
+    let config = autoencoder::Config::from_json(&component.config).with_context(file)?;
+    let table = config.table(numbers(&component.weights)).with_context(file)?;
+    check(table.entries(), &component.weights)?;
+    Ok(config)
+}
+
 /// The configuration and the weights of a text encoder.
-fn text_weights(component: Component) -> Result<(TextConfig, FileWeights)> {
+///
+/// # Errors
+/// If they do not belong together.
+pub fn text_weights(component: Component) -> Result<(TextConfig, FileWeights)> {
     let Component { config, config_path, mut weights, .. } = component;
     let config = TextConfig::from_json(&config).with_context(|| config_path.display().to_string())?;
     weights.rename(clip::text_key)?;
@@ -295,6 +306,13 @@ fn refuse_unused<S: WeightSource>(source: &AdaptedWeights<'_, S>, part: &str) ->
     )
 }
 
+/// The class that a `config.json` of diffusers or of transformers names; `None` without one, or without such a file.
+pub fn class_of(config: &Path) -> Option<String> {
+    let config = tweedie_checkpoint::read_config(config).ok()?;
+    let architecture = config.get("architectures").and_then(|list| list.get(0));
+    config.get("_class_name").or(architecture).and_then(Value::as_str).map(str::to_owned)
+}
+
 /// A network that reads texts, and its name.
 pub struct TextNetwork {
     /// The directory.
@@ -311,15 +329,11 @@ pub struct TextNetwork {
 /// # Errors
 /// If it is one, but cannot be used.
 pub fn text_network(path: &Path, variant: Option<&str>) -> Result<Option<TextNetwork>> {
-    let class = |config: &Path| {
-        let config = tweedie_checkpoint::read_config(config).ok()?;
-        config.get("_class_name").and_then(Value::as_str).map(str::to_owned)
-    };
     let component = match path.join("model_index.json").is_file() {
-        true if class(&path.join("unet/config.json")).as_deref() == Some(cross::CLASS) => {
+        true if class_of(&path.join("unet/config.json")).as_deref() == Some(cross::CLASS) => {
             Pipeline::open(path)?.part("unet", &[cross::CLASS], variant)?
         }
-        false if class(&path.join("config.json")).as_deref() == Some(cross::CLASS) => {
+        false if class_of(&path.join("config.json")).as_deref() == Some(cross::CLASS) => {
             tweedie_checkpoint::open_component(path, &[cross::CLASS], variant)?
         }
         _ => return Ok(None),

@@ -114,6 +114,14 @@ impl TextConfig {
         tensors.extend(self.projection.map(|out| (TEXT_PROJECTION.to_owned(), vec![out, width])));
         tensors
     }
+
+    /// Floating-point operations for the states of one text of `tokens` tokens: two for each multiplication of a linear layer or
+    /// of attention (masked products counted as well); norms and activations are not counted.
+    pub fn flops(&self, tokens: usize) -> u64 {
+        let TransformerConfig { width, inner, layers, .. } = self.transformer;
+        let (linear, attention) = (4 * width * width + 2 * width * inner, 2 * tokens * width);
+        2 * (layers * tokens * (linear + attention)) as u64
+    }
 }
 
 impl ImageConfig {

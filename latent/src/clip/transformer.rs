@@ -40,10 +40,16 @@ impl Linear {
 
     /// The layer on every row of `x`.
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let rows = x.len() / self.c_in;
-        let mut y = vec![0.0; rows * self.c_out];
-        conv::forward(&ConvDims::linear(rows, self.c_in, self.c_out), x, &self.filter, self.bias.as_deref(), &mut y);
+        let mut y = Vec::new();
+        self.forward_into(x, &mut y);
         y
+    }
+
+    /// [`Linear::forward`], in memory that was used before.
+    fn forward_into(&self, x: &[f32], y: &mut Vec<f32>) {
+        let rows = x.len() / self.c_in;
+        y.resize(rows * self.c_out, 0.0);
+        conv::forward(&ConvDims::linear(rows, self.c_in, self.c_out), x, &self.filter, self.bias.as_deref(), y);
     }
 }
 
@@ -63,10 +69,16 @@ impl Norm {
 
     /// Every row of `x` normalised.
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let width = self.gamma.len();
-        let mut y = vec![0.0; x.len()];
-        layer::forward(x.len() / width, width, self.eps, x, &self.gamma, &self.beta, &mut y);
+        let mut y = Vec::new();
+        self.forward_into(x, &mut y);
         y
+    }
+
+    /// [`Norm::forward`], in memory that was used before.
+    fn forward_into(&self, x: &[f32], y: &mut Vec<f32>) {
+        let width = self.gamma.len();
+        y.resize(x.len(), 0.0);
+        layer::forward(x.len() / width, width, self.eps, x, &self.gamma, &self.beta, y);
     }
 }
 
@@ -134,7 +146,11 @@ impl Transformer {
     }
 
     /// The first `count` layers on `x` `[n, tokens, width]`.
-    pub fn forward(&self, mut x: Vec<f32>, n: usize, tokens: usize, count: usize) -> Vec<f32> {
+    pub fn forward(&self, x: Vec<f32>, n: usize, tokens: usize, count: usize) -> Vec<f32> {
+        tweedie_kernels::in_pool(|| self.run(x, n, tokens, count))
+    }
+
+    fn run(&self, mut x: Vec<f32>, n: usize, tokens: usize, count: usize) -> Vec<f32> {
         let d = AttentionDims { n, q_len: tokens, kv_len: tokens, heads: self.heads, head_dim: self.head_dim };
         let attend = match self.sight {
             Sight::Full => attention::forward,
@@ -142,14 +158,22 @@ impl Transformer {
         };
         let mut lse = vec![0.0; d.lse_len()];
         let mut o = vec![0.0; d.q_elements()];
+        let (mut a, mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut inner, mut active) = (Vec::new(), Vec::new());
         for layer in &self.layers[..count] {
-            let a = layer.norm1.forward(&x);
-            attend(&d, &layer.q.forward(&a), &layer.k.forward(&a), &layer.v.forward(&a), &mut o, &mut lse);
-            add(&mut x, &layer.out.forward(&o));
-            let inner = layer.fc1.forward(&layer.norm2.forward(&x));
-            let mut active = vec![0.0; inner.len()];
+            layer.norm1.forward_into(&x, &mut a);
+            for (linear, to) in [(&layer.q, &mut q), (&layer.k, &mut k), (&layer.v, &mut v)] {
+                linear.forward_into(&a, to);
+            }
+            attend(&d, &q, &k, &v, &mut o, &mut lse);
+            layer.out.forward_into(&o, &mut a);
+            add(&mut x, &a);
+            layer.norm2.forward_into(&x, &mut a);
+            layer.fc1.forward_into(&a, &mut inner);
+            active.resize(inner.len(), 0.0);
             act::forward(self.act, &inner, &mut active);
-            add(&mut x, &layer.fc2.forward(&active));
+            layer.fc2.forward_into(&active, &mut a);
+            add(&mut x, &a);
         }
         x
     }

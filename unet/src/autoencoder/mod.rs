@@ -63,6 +63,13 @@ impl Config {
         Decoder::new(&mut b, self).describe(&mut s, latents);
         s
     }
+
+    /// The decoder's part of [`Config::summary`], for one image of `h` by `w` latents.
+    pub fn decoder_summary(&self, h: usize, w: usize) -> Summary {
+        let mut s = Summary::default();
+        Decoder::new(&mut Builder::run_only(), self).describe(&mut s, [h, w]);
+        s
+    }
 }
 
 impl AutoencoderKl {
@@ -126,7 +133,7 @@ impl AutoencoderKl {
         channels: usize,
         multiple: usize,
         shape: impl Fn(usize, usize) -> [usize; 3],
-        forward: impl Fn(&Pass<'_>, Tensor) -> Tensor,
+        forward: impl Fn(&Pass<'_>, Tensor) -> Tensor + Sync,
     ) -> Result<Array4<f32>, DenoiserError> {
         let (n, _, h, w) = x.dim();
         let (none, times) = (Condition::none(n), vec![0.0; n]);
