@@ -54,9 +54,14 @@ class Torch:
         if job.model != "book":
             import diffusers
 
-            # The class is imported here, so that it belongs to the idle process.
+            # The classes are imported here, so that they belong to the idle process.
             _ = diffusers.UNet2DModel
             self.versions["diffusers"] = diffusers.__version__
+        if job.model == "sd15-text":
+            import transformers
+
+            _ = transformers.CLIPTextModel
+            self.versions["transformers"] = transformers.__version__
 
     def prepare(self) -> None:
         from safetensors.torch import load_file
@@ -66,8 +71,9 @@ class Torch:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.model = self.networks.load(job.files / "model").to(memory_format=layout)
         tensors = load_file(job.files / f"input-{job.batch}.safetensors")
-        tensors["sample"] = tensors["sample"].to(memory_format=layout)
-        names = ("sample", "timestep", "class_labels", "encoder_hidden_states")
+        if "sample" in tensors:
+            tensors["sample"] = tensors["sample"].to(memory_format=layout)
+        names = ("sample", "timestep", "class_labels", "encoder_hidden_states", "input_ids")
         self.arguments = [tensors[name] for name in names if name in tensors]
         self.expected = load_file(job.files / f"expected-{job.batch}.safetensors")
         if job.task == "train":

@@ -63,8 +63,7 @@ def write_model(name: str, folder: Path) -> None:
     else:
         randomise(network, torch.Generator().manual_seed(1))
     folder.mkdir(parents=True, exist_ok=True)
-    if name == "sd15":
-        # As published: everybody computes in f32 from these numbers.
+    if name in networks.HALF:
         network.half()
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(contiguous(network.state_dict()), folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
@@ -73,9 +72,17 @@ def write_model(name: str, folder: Path) -> None:
 def inputs(config: dict, batch: int) -> tuple[dict, torch.Tensor]:
     """The arguments of a call, and the target of a training step."""
     rng = torch.Generator().manual_seed(1000 + batch)
+    kind = networks.class_name(config)
+    if kind == "CLIPTextModel":
+        ids = torch.randint(0, config["vocab_size"] - 2, (batch, networks.TOKENS), generator=rng)
+        return {"input_ids": ids}, torch.empty(0)
+    if kind == "AutoencoderKL":
+        side = config["sample_size"] // 2 ** (len(config["block_out_channels"]) - 1)
+        return {"sample": torch.randn((batch, config["latent_channels"], side, side), generator=rng)}, torch.empty(0)
     book = config["_class_name"] == "UNetCond"
     side = config["image_size"] if book else config["sample_size"]
-    shape = (batch, config["in_channels"], side, side)
+    # Four channels are the default of networks that read texts.
+    shape = (batch, config.get("in_channels", 4), side, side)
     first = 1 if book else 0
     tensors = {
         "sample": torch.randn(shape, generator=rng),
@@ -115,12 +122,13 @@ def write_batch(folder: Path, batch: int) -> None:
     single = model.eval()
     double = copy.deepcopy(model).double().eval()
     # Times are told in f32, which is what the sinusoids are computed in.
-    arguments = [tensor.double() if name not in ("timestep", "class_labels") else tensor for name, tensor in tensors.items()]
+    whole = ("timestep", "class_labels", "input_ids")
+    arguments = [tensor if name in whole else tensor.double() for name, tensor in tensors.items()]
     with torch.no_grad():
         output = double(*arguments)
         difference = single(*tensors.values()).double() - output
     expected = {"output": output.float().contiguous(), "target": target, "losses": torch.empty(0, dtype=torch.float64)}
-    if folder.name != "sd15":
+    if folder.name not in networks.HALF:
         expected["losses"] = torch.tensor(losses(double, arguments, target.double()), dtype=torch.float64)
     del double
     save_file(tensors, folder / f"input-{batch}.safetensors")
@@ -139,7 +147,7 @@ def export(model: torch.nn.Module, tensors: dict, path: Path) -> None:
         torch.onnx.export(
             model, tuple(tensors.values()), path, input_names=list(tensors), output_names=["output"], dynamo=True,
             # A file of more than 2 GB has its weights beside it.
-            external_data=path.parent.name == "sd15", verbose=False,
+            external_data=path.parent.name in networks.HALF, verbose=False,
         )
 
 

@@ -36,7 +36,7 @@ enum Host {
     Cargo,
 }
 
-const ALL: &[&str] = &["book", "cifar10", "digits"];
+const ALL: &[&str] = &["book", "cifar10", "digits", "sd15", "sd15-vae", "sd15-text"];
 
 const fn python(name: &'static str, trains: bool) -> PeerKind {
     PeerKind { name, host: Host::Python, trains, models: ALL }

@@ -38,7 +38,7 @@ const fn work(name: &'static str, model: &'static str, task: Task, batch: usize)
 }
 
 /// Every work, in the order of the table.
-pub(super) const WORKS: [Work; 8] = [
+pub(super) const WORKS: [Work; 10] = [
     work("book-forward-64", "book", Task::Forward, 64),
     Work { scaling: true, ..work("book-train-64", "book", Task::Train, 64) },
     work("book-forward-1", "book", Task::Forward, 1),
@@ -47,6 +47,8 @@ pub(super) const WORKS: [Work; 8] = [
     work("digits-forward-64", "digits", Task::Forward, 64),
     work("digits-train-64", "digits", Task::Train, 64),
     work("sd15-forward-2", "sd15", Task::Forward, 2),
+    work("sd15-decode-1", "sd15-vae", Task::Forward, 1),
+    work("sd15-text-2", "sd15-text", Task::Forward, 2),
 ];
 
 /// The works called `names`; all of them if there is no name.
