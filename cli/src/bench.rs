@@ -111,16 +111,22 @@ pub fn run(args: &BenchArgs, common: &Common) -> Result<()> {
     );
     console::report(common, &format!("{} {work}s of {batch} {things}, after {WARM_UP} not counted", times.len()));
     console::print(&format!(
-        "model        {name}\nwork         {work}, batch {batch}\nspeed        {:.1} {things}/s (median; best {:.1})\n\
+        "model        {name}\nwork         {work}, batch {batch}\nspeed        {} {things}/s (median; best {})\n\
          time         {:.2} ms each\noperations   {:.3} GFLOP each, {:.1} GFLOP/s\nmemory       {memory}\n\
          machine      {}, {threads} threads\n",
-        rate(median),
-        rate(best),
+        speed(rate(median)),
+        speed(rate(best)),
         1e3 * median / batch as f64,
         flops as f64 / 1e9,
         flops as f64 * rate(median) / 1e9,
         Isa::best().name(),
     ))
+}
+
+/// A number of things in a second, with three digits at least.
+fn speed(rate: f64) -> String {
+    let digits = if rate < 10.0 { 3 } else { 1 };
+    format!("{rate:.digits$}")
 }
 
 /// Tokens of the texts that networks are timed with.
@@ -182,10 +188,7 @@ impl Subject {
             }
         };
         let Some(shape) = shape else {
-            bail!(
-                "{}: the network's config does not say how large its images are (sample_size is null)",
-                self.name()
-            );
+            bail!("{}: the network's config does not say how large its images are (sample_size is null)", self.name());
         };
         Ok(shape)
     }
@@ -203,7 +206,8 @@ impl Subject {
 
     fn time_forward(&self, shape: [usize; 3], batch: usize, seconds: f64) -> Result<Vec<f64>> {
         let [c, h, w] = shape;
-        let x = Array4::from_shape_fn((batch, c, h, w), |(n, c, i, j)| ((n * 5 + c + i * 7 + j * 3) % 11) as f32 / 11.0);
+        let x =
+            Array4::from_shape_fn((batch, c, h, w), |(n, c, i, j)| ((n * 5 + c + i * 7 + j * 3) % 11) as f32 / 11.0);
         let steps: Vec<f64> = (0..batch).map(|i| (i * 37 % 1000) as f64).collect();
         let failed = || format!("cannot run {}", self.name());
         let predict = |network: &dyn Network, condition: &Condition| {

@@ -196,8 +196,8 @@ impl<'a> Race<'a> {
                 self.turn((round + place) % count, place, args.seconds)?;
                 let (_, entry) = &self.contenders[(round + place) % count];
                 if let Some(turn) = entry.turns.last().filter(|_| entry.turns.len() == round + 1) {
-                    let rate = self.work.batch as f64 / turn.median;
-                    eprintln!("  round {}/{}: {} {rate:.1} images/s", round + 1, args.rounds, entry.who);
+                    let rate = report::speed(self.work.batch as f64 / turn.median);
+                    eprintln!("  round {}/{}: {} {rate} images/s", round + 1, args.rounds, entry.who);
                 }
             }
         }

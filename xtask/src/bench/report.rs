@@ -145,8 +145,8 @@ impl WorkResult {
         [
             self.work.clone(),
             entry.who.clone(),
-            text(rate(median), 1),
-            text(rate(stats::best_of_turns(&entry.turns)), 1),
+            rate(median).map_or("-".to_owned(), speed),
+            rate(stats::best_of_turns(&entry.turns)).map_or("-".to_owned(), speed),
             text(median.map(|s| 1e3 * s), 2),
             text(rate(median).map(|r| r * self.gflop_per_image), 0),
             text(self.ratio(entry), 2),
@@ -154,6 +154,12 @@ impl WorkResult {
             entry.error.map_or("-".to_owned(), |error| format!("{error:.1e}")),
         ]
     }
+}
+
+/// A number of images in a second, with three digits at least.
+pub(super) fn speed(rate: f64) -> String {
+    let digits = if rate < 10.0 { 3 } else { 1 };
+    format!("{rate:.digits$}")
 }
 
 const HEADS: [&str; 9] =
