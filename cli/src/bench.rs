@@ -220,7 +220,8 @@ impl Subject {
             Self::Text { network, .. } => {
                 let width = network.config().text_width;
                 let text = Array2::from_shape_fn((TOKENS, width), |(i, j)| ((i * 3 + j * 5) % 13) as f32 / 6.5 - 1.0);
-                predict(&**network, &Condition::texts(vec![Arc::new(text); batch]))
+                let text = Arc::new(text);
+                predict(&**network, &Condition::texts(vec![text; batch]))
             }
             Self::Other { network: Component::Autoencoder(network), .. } => {
                 time(seconds, || network.decode(x.view()).map(drop).with_context(failed))

@@ -10,7 +10,10 @@ use common::Bench;
 use ndarray::Array4;
 use ndarray_npy::ReadNpyExt;
 use serde_json::Value;
-use tweedie_checkpoint::TensorFile;
+use tweedie_checkpoint::{Dtype, Tensor, TensorFile, default_metadata, save_safetensors};
+use tweedie_latent::clip::{self, TextConfig};
+use tweedie_latent::{FileWeights, TextEncoder};
+use tweedie_unet::autoencoder::AutoencoderKl;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/stable")
@@ -264,6 +267,61 @@ fn bad_input_is_refused() {
     bytes[at..at + 2].copy_from_slice(&0x7e00u16.to_le_bytes());
     fs::write(&weights, bytes).unwrap();
     bench.fail(&format!("txt2img {model}"), 1, &["conv_in.weight", "NaN"]);
+}
+
+/// The decoder and the text encoder of a pipeline, each from its own directory.
+#[test]
+fn parts_of_a_pipeline_are_run_alone() {
+    let bench = Bench::new();
+    copy(&golden().join("first"), &bench.path("sd"));
+    let config = |part: &str| tweedie_checkpoint::read_config(bench.path(&format!("sd/{part}/config.json"))).unwrap();
+    let weights = |file: &str| TensorFile::open(bench.path(&format!("sd/{file}.safetensors"))).unwrap();
+    let write = |file: &str, tensor: Tensor<'_>| {
+        save_safetensors(bench.path(file), &[tensor], Dtype::F32, &default_metadata()).unwrap();
+    };
+
+    let source = FileWeights::new(weights("vae/diffusion_pytorch_model"));
+    let network = AutoencoderKl::from_config(&config("vae"), &source).unwrap();
+    let latents = Array4::from_shape_fn([2, network.config().latent_channels, 3, 5], |(n, c, i, j)| {
+        ((n * 7 + c * 5 + i * 3 + j) % 11) as f32 / 5.0 - 1.0
+    });
+    write("latents.safetensors", Tensor::f32("sample", latents.shape(), latents.as_slice().unwrap()));
+    bench.succeed("predict --model sd/vae --input latents.safetensors --out pictures.safetensors");
+    let expected = network.decode(latents.view()).unwrap();
+    let (shape, found) = bench.tensor("pictures.safetensors", "sample");
+    assert_eq!(shape, expected.shape());
+    assert!(found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "pictures");
+
+    let mut file = weights("text_encoder/model");
+    file.rename(clip::text_key).unwrap();
+    let encoder =
+        TextEncoder::new(TextConfig::from_json(&config("text_encoder")).unwrap(), &FileWeights::new(file)).unwrap();
+    let ids: Vec<Vec<u32>> = vec![vec![1, 5, 2, 7], vec![3, 3, 0, 4]];
+    let numbers: Vec<f32> = ids.iter().flatten().map(|id| *id as f32).collect();
+    write("ids.safetensors", Tensor::f32("input_ids", &[2, 4], &numbers));
+    bench.succeed("predict --model sd/text_encoder --input ids.safetensors --out states.safetensors");
+    let expected = encoder.states(&ids, 0).unwrap();
+    let (shape, found) = bench.tensor("states.safetensors", "sample");
+    assert_eq!(shape, expected.shape());
+    assert!(found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "states");
+
+    for (part, work) in [("vae", "decoding"), ("text_encoder", "encoding")] {
+        let text = bench.succeed(&format!("bench --model sd/{part} --batch 1 --seconds 0.01 --json"));
+        let document: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(document["work"], work);
+        assert!(document["gflops_per_image"].as_f64().unwrap() > 0.0 && document["passes"].as_u64().unwrap() >= 3);
+        bench.fail(&format!("bench --model sd/{part} --train"), 1, &[part, "--train"]);
+    }
+
+    let run = |part: &str| format!("predict --model sd/{part} --input wrong.safetensors --out none.safetensors");
+    write("wrong.safetensors", Tensor::f32("input_ids", &[1, 2], &[1.0, 0.5]));
+    bench.fail(&run("text_encoder"), 1, &["input_ids", "0.5"]);
+    bench.fail(&run("vae"), 1, &["wrong.safetensors", "input_ids", "sample"]);
+    write("wrong.safetensors", Tensor::f32("input_ids", &[2], &[1.0, 2.0]));
+    bench.fail(&run("text_encoder"), 1, &["input_ids", "[N,L]", "[2]"]);
+    write("wrong.safetensors", Tensor::f32("sample", &[1, 1, 2, 2], &[0.0; 4]));
+    bench.fail(&run("vae"), 1, &["channels"]);
+    assert!(!bench.path("none.safetensors").exists());
 }
 
 #[test]
