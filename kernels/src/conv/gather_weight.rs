@@ -166,7 +166,7 @@ impl Plan {
 
     /// Adds the sums `[line, column]` of all groups to `dw` `[lines, columns]`.
     fn add(&self, lines: usize, columns: usize, sums: &[f32], dw: &mut [f32]) {
-        debug_assert_eq!(dw.len(), lines * columns);
+        assert_eq!(dw.len(), lines * columns);
         crate::par::rows_mut(dw, columns, |first, dw| {
             for (line, dw) in dw.chunks_exact_mut(columns).enumerate() {
                 for group in sums.chunks_exact(self.sums()) {

@@ -133,7 +133,7 @@ impl<'a> Reader<'a> {
         if self.part.is_plain() {
             &self.part.values[row * self.len..][..self.len]
         } else {
-            debug_assert!(self.len == 0 || self.held[row % 3] == Some(row));
+            assert!(self.len == 0 || self.held[row % 3] == Some(row));
             &self.rows[row % 3 * self.len..][..self.len]
         }
     }

@@ -263,7 +263,7 @@ impl Task<'_> {
     ) {
         let (filter, width) = (self.filter, NV * S::LANES);
         let channels = filter.channels;
-        debug_assert_eq!(width, filter.panelling.width(panel));
+        assert_eq!(width, filter.panelling.width(panel));
         let depth = CHUNK_FLOATS / width;
         let tiles = self.block.using(point / PATCH, point % PATCH);
         let b = filter.panel(panel, point);
