@@ -16,7 +16,7 @@ use tweedie_unet::Cross;
 use crate::args::{Common, ModelArg};
 use crate::console;
 use crate::model::{self, LoadedNetwork};
-use crate::stable::{Component, component, text_network};
+use crate::stable::{Component, TOKENS, component, text_network};
 
 /// Passes that are not counted: they pack weights and fill the buffers.
 const WARM_UP: usize = 2;
@@ -128,9 +128,6 @@ fn speed(rate: f64) -> String {
     let digits = if rate < 10.0 { 3 } else { 1 };
     format!("{rate:.digits$}")
 }
-
-/// Tokens of the texts that networks are timed with.
-const TOKENS: usize = 77;
 
 /// What is timed.
 enum Subject {

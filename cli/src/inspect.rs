@@ -19,7 +19,7 @@ use crate::classifier::{self, LoadedClassifier};
 use crate::console;
 use crate::model::{self, Loaded, LoadedNetwork, LoadedOracle};
 use crate::sample::plan::{self, Overrides};
-use crate::stable::{TextNetwork, text_network};
+use crate::stable::{TOKENS, TextNetwork, text_network};
 
 /// Timed passes after one that is not counted.
 const PASSES: usize = 5;
@@ -237,9 +237,6 @@ pub fn text_rate() -> Result<f64> {
     let condition = Condition::texts(vec![Arc::new(Array2::zeros((TOKENS, width)))]);
     Ok(flops as f64 / fastest(|| network.predict(x.view(), &[1.0], &condition).map(|_| ()))?)
 }
-
-/// Tokens of a text.
-const TOKENS: usize = 77;
 
 /// Weights that are all zero: computing with them takes the time of any others.
 struct Zeros;

@@ -23,6 +23,9 @@ pub use score::run as run_score;
 use crate::args::Common;
 use crate::console::usage;
 
+/// Tokens of the texts that networks are timed with: those of Stable Diffusion.
+pub const TOKENS: usize = 77;
+
 /// Channels that a network which fills in sees beside the latents: the mask, and latents of what is kept.
 fn beside(latents: usize) -> usize {
     2 * latents + 1

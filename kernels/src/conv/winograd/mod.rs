@@ -53,7 +53,7 @@ const TASKS: usize = 8;
 const CHUNK_FLOATS: usize = 6144;
 /// Floats between the planes of two points beyond their content, so that the planes do not share cache sets.
 const PLANE_GAP: usize = 16;
-/// Rows that a register tile may touch beyond the tiles of a block.
+/// Rows that a register tile of any instruction set may touch beyond the tiles of a block.
 const SLACK: usize = 12;
 
 thread_local! {
@@ -267,7 +267,7 @@ impl Task<'_> {
         let depth = CHUNK_FLOATS / width;
         let tiles = self.block.using(point / PATCH, point % PATCH);
         let b = filter.panel(panel, point);
-        // Planes have room for `SLACK` rows beyond the tiles of the block.
+        // Planes have room for the rows of a register tile beyond the tiles of the block.
         assert!(patches.len() >= (self.tiles + MR) * self.row && products.len() >= (self.tiles + MR) * width);
         assert!(tiles.end <= self.tiles && b.len() == channels * width && channels <= self.row);
         for c in (0..channels).step_by(depth) {
