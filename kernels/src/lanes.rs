@@ -8,6 +8,9 @@ use crate::simd::Simd;
 /// The most lanes that any instruction set has.
 pub(crate) const MAX_LANES: usize = 16;
 
+/// Floats of a line of cache.
+pub(crate) const LINE: usize = 16;
+
 /// The vector at `x[i..]`; unless `FULL`, the rest of `x`, shorter than a vector, padded with zeros.
 #[inline(always)]
 pub(crate) fn get<S: Simd, const FULL: bool>(s: S, x: &[f32], i: usize) -> S::V {

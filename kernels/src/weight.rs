@@ -10,7 +10,8 @@
 
 use std::fmt::Debug;
 
-use crate::simd;
+use crate::lanes::LINE;
+use crate::simd::{self, Simd};
 
 /// A tensor's numbers in the order of its file.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +128,19 @@ impl Weight<'_> {
                     (out, at) = (rest, at + count);
                 }
             }
+        }
+    }
+
+    /// Sends for the numbers from `start` on, if there are any, so that widening them need not wait.
+    #[inline(always)]
+    pub(crate) fn fetch<S: Simd>(&self, s: S, start: usize, len: usize) {
+        let (first, size) = match self {
+            Self::F32(x) => (x.as_ptr().cast::<u8>(), 4),
+            Self::F16(x) | Self::Bf16(x) => (x.as_ptr().cast(), 2),
+            Self::Int8 { values, .. } => (values.as_ptr().cast(), 1),
+        };
+        for byte in (0..len * size).step_by(LINE * size_of::<f32>()) {
+            s.prefetch(first.wrapping_add(start * size + byte).cast());
         }
     }
 

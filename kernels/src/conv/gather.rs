@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::TASKS;
 use super::pack::Panels;
 use super::tile::{Place, begin, store, sum_lanes};
-use crate::lanes::SQUARE;
+use crate::lanes::{LINE, SQUARE};
 use crate::par::{Kept, Shared, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
@@ -24,9 +24,6 @@ const FEWEST_ROWS: usize = 24;
 const FEWEST_PANELS: usize = 6;
 /// Floats of packed inputs that tasks share at most; beyond, each packs its own.
 const MOST_SHARED: usize = 1 << 22;
-
-/// Floats of a line of cache.
-const LINE: usize = 16;
 
 /// Floating-point operations below which a task is not worth what it costs to start one.
 const TASK_FLOPS: usize = 1 << 19;

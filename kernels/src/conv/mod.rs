@@ -24,6 +24,7 @@ mod stream;
 mod tests;
 mod thin;
 mod tile;
+mod turned;
 mod window;
 mod winograd;
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::joined::{whole, with_joined};
 use super::pack::{Panels, panel_width};
 use super::winograd::{self, WinogradPanels};
-use super::{Algorithm, ConvDims, Part, Target, direct};
+use super::{Algorithm, ConvDims, Part, Target, direct, turned};
 use crate::simd::Isa;
 use crate::weight::Weight;
 
@@ -71,6 +71,9 @@ pub(super) fn forward(
             } else {
                 with_joined(d, parts, |x| run(&[Part::plain(x, d.c_in)]));
             }
+        }
+        Algorithm::Gather if turned::fits(d) => {
+            with_joined(d, parts, |x| turned::forward(isa, d, x, weight, bias, target));
         }
         Algorithm::Gather => {
             let most = GROUP_FLOATS / (d.taps() * d.c_in).max(1);
@@ -141,6 +144,9 @@ mod tests {
             ConvDims::linear(37, 50, 70),
             ConvDims::linear(100, 4100, 1040),
             ConvDims::linear(3, 7, 2),
+            ConvDims::linear(77, 300, 104),
+            ConvDims::linear(154, 768, 64),
+            ConvDims::linear(24, 61, 7),
         ];
         for d in shapes {
             let weight = numbers(d.weight_len(), 1);
