@@ -3,11 +3,12 @@
   first/     a StableDiffusionPipeline as of Stable Diffusion 1: convolutional projections, quick_gelu, PNDM, eps
   second/    as of Stable Diffusion 2: linear projections, a list of heads, gelu, v prediction
   filling/   a StableDiffusionInpaintPipeline: nine input channels
+  distilled/ a LatentConsistencyModelPipeline: a network that has learned guidance
   adapter_*  LoRA files for `first`, in the style of diffusers and of kohya's scripts
   clip/      a CLIPModel for similarity
   pictures.safetensors   the finished pictures `[1, H, W, 3]` in [0, 1], by the names in cases.json
   cases.json             name, pipeline, arguments of `tweedie` beside --model, --noise, --out
-  noise_*.safetensors    `initial` of each case, as `tweedie txt2img --noise` reads it
+  noise_*.safetensors    `initial` of each case and `steps` where noise is added, as `tweedie txt2img --noise` reads it
 
 All weights are random and stored in f16; diffusers evaluates in f32 from these numbers. Latents are given, so that no random number of
 PyTorch is needed. The tokenizer is that of `golden_clip.py`, which has to have run.
@@ -30,6 +31,8 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     PNDMScheduler,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
@@ -159,6 +162,11 @@ def main() -> None:
     path.write_text(json.dumps(keys, indent=2) + "\n")
     save(second, out / "second", "second")
     save(filling, out / "filling", "first")
+    distilled = LatentConsistencyModelPipeline(
+        vae=first.vae, text_encoder=first.text_encoder, tokenizer=first.tokenizer,
+        unet=unet(8, attention_head_dim=2, time_cond_proj_dim=20), scheduler=LCMScheduler(**SCHEDULER, clip_sample=False), **parts,
+    )
+    save(distilled, out / "distilled", "first")
     products = adapters(first.unet, out)
 
     rng = torch.Generator().manual_seed(11)
@@ -166,9 +174,17 @@ def main() -> None:
 
     def draw(name: str, pipeline, arguments: list[str], width: int = SIZE, height: int = SIZE, folder: str = "first", **options) -> None:
         latents = torch.randn((1, 4, height // FACTOR, width // FACTOR), generator=rng)
-        save_file({"initial": latents}, out / f"noise_{name}.safetensors")
+        added = []
+
+        def noise(shape, **_):
+            added.append(torch.randn(shape, generator=rng))
+            return added[-1]
+
+        diffusers.schedulers.scheduling_lcm.randn_tensor = noise
         with torch.no_grad():
             image = pipeline(latents=latents.clone(), width=width, height=height, output_type="np", **options).images
+        steps = {"steps": torch.stack(added)} if added else {}
+        save_file({"initial": latents} | steps, out / f"noise_{name}.safetensors")
         assert np.isfinite(image).all()
         spread = float(image.std())
         assert spread > 0.05, f"{name}: a picture of one colour tells nothing"
@@ -221,6 +237,9 @@ def main() -> None:
         model.encode = lambda x, encode=encode: diffusers.models.modeling_outputs.AutoencoderKLOutput(Mean(encode(x).latent_dist))
     draw("filling", filling, [*text, "--image", "picture.png", "--mask", "mask.png", "--steps", "5"], folder="filling",
          num_inference_steps=5, image=Image.fromarray(picture), mask_image=Image.fromarray(mask), strength=1.0, **words)
+    lcm = ["--prompt", PROMPT, "--guidance", "8.5"]
+    draw("lcm", distilled, [*lcm, "--steps", "4"], folder="distilled", num_inference_steps=4, prompt=PROMPT, guidance_scale=8.5)
+    draw("lcm_single", distilled, [*lcm, "--steps", "1"], folder="distilled", num_inference_steps=1, prompt=PROMPT, guidance_scale=8.5)
     save_file(pictures, out / "pictures.safetensors")
     (out / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
 
