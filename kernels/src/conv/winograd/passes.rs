@@ -18,7 +18,7 @@ use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 const FEWEST_CHANNELS: usize = 512;
 /// Floats of the transformed input of the tiles that are worked on at a time, and the fewest of these tiles.
 const PATCH_FLOATS: usize = 1 << 19;
-const FEWEST_TILES: usize = 96;
+const FEWEST_TILES: usize = 128;
 /// Floats of a block's transformed input at one point, which stay in the second-level cache, and tiles of a block at most.
 const BLOCK_FLOATS: usize = 1 << 16;
 const MOST_TILES: usize = 48;
