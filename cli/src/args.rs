@@ -206,7 +206,7 @@ pub struct SampleArgs {
     /// Sampler [default: that of the model's scheduler config; ddim where there is none]
     #[arg(long, value_name = "NAME", value_parser = sampler_names())]
     pub sampler: Option<String>,
-    /// Sampling steps [default: 25, and every step of the process for ddpm]
+    /// Sampling steps [default: 25, 4 for consistency models, and every step of the process for ddpm]
     #[arg(long, value_name = "K")]
     pub steps: Option<NonZeroUsize>,
     /// Which steps of the process are visited [default: that of the model; trailing where it has none]

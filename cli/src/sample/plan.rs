@@ -25,6 +25,8 @@ const PER_LABEL: usize = 8;
 const UNLABELLED: usize = 16;
 /// Sampling steps of solvers that may leave out steps of the process.
 const STEPS: usize = 25;
+/// Those of consistency models, which were made for one to eight.
+const FEW_STEPS: usize = 4;
 /// Memory for the activations of one batch, unless told otherwise.
 const BATCH_BYTES: usize = 256 << 20;
 /// The largest batch, unless told otherwise: beyond it nothing becomes faster.
@@ -201,6 +203,7 @@ pub fn steps(wanted: Option<usize>, spec: &SchedulerSpec) -> Result<usize> {
         Some(steps) => Ok(steps),
         None => Ok(match spec.solver {
             SolverSpec::Ddpm { .. } => total,
+            SolverSpec::Consistency(_) => FEW_STEPS.min(total),
             _ => STEPS.min(total),
         }),
     }

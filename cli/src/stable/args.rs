@@ -38,7 +38,7 @@ pub struct DrawArgs {
     /// Sampler [default: that of the pipeline's scheduler config]
     #[arg(long, value_name = "NAME", value_parser = sampler_names())]
     pub sampler: Option<String>,
-    /// Sampling steps [default: 50; dpm++2m and unipc need 20 to 25]
+    /// Sampling steps [default: 50, 4 for latent consistency models; dpm++2m and unipc need 20 to 25]
     #[arg(long, value_name = "K")]
     pub steps: Option<NonZeroUsize>,
     /// Which steps of the process are visited [default: that of the scheduler config]

@@ -15,7 +15,7 @@ use crate::weight::Weight;
 
 /// Floats of the packed weights of a group at most (8 MiB), unless those of a single panel are more; twice as many where they are
 /// transformed, of which there are four times as many.
-const GROUP_FLOATS: usize = 1 << 21;
+pub(super) const GROUP_FLOATS: usize = 1 << 21;
 
 /// A number of outputs that fills panels of any instruction set.
 const WHOLE_PANELS: usize = 64;

@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::pack::is_narrow;
+use super::stream::GROUP_FLOATS;
 use super::{ConvDims, Target, thin};
 use crate::lanes::{LINE, SQUARE, turn};
 use crate::panels::Panelling;
@@ -29,9 +30,6 @@ const BLOCK_DEPTH: usize = 256;
 const FEWEST_ROWS: usize = 24;
 const MOST_ROWS: usize = 512;
 
-/// Weights of which more rows are worth being met here, in parts: more than stay in the third-level cache as panels.
-const MOST_FLOATS: usize = 1 << 21;
-
 thread_local! {
     /// The rows in panels.
     static ROWS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
@@ -40,10 +38,10 @@ thread_local! {
     static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Whether a layer is computed here.
+/// Whether a layer is computed here: on few rows or, in parts, on any number where the weights are more than one group of panels.
 pub(super) fn fits(d: &ConvDims) -> bool {
     let (rows, plain) = (d.out_pixels(), (d.kernel, d.stride, d.pad_before, d.pad_after) == (1, 1, 0, 0));
-    let few = rows <= MOST_ROWS && rows < d.c_in || d.weight_len() > MOST_FLOATS;
+    let few = rows <= MOST_ROWS && rows < d.c_in || d.weight_len() > GROUP_FLOATS;
     plain && few && rows >= FEWEST_ROWS && !is_narrow(d.c_out) && !thin::fits(1, d.c_in, d.c_out)
 }
 

@@ -24,7 +24,7 @@ pub struct ImageArgs {
     /// Sampler that draws them [default: that of the model's scheduler config; ddim where there is none]
     #[arg(long, value_name = "NAME", help_heading = HEADING, value_parser = sampler_names())]
     pub sampler: Option<String>,
-    /// Its steps [default: 25, and every step of the process for ddpm]
+    /// Its steps [default: 25, 4 for consistency models, and every step of the process for ddpm]
     #[arg(long, value_name = "K", help_heading = HEADING)]
     pub steps: Option<NonZeroUsize>,
     /// Which steps of the process are visited [default: that of the model; trailing where it has none]
