@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::thread::LocalKey;
 
 use rayon::prelude::*;
@@ -27,6 +28,13 @@ pub(crate) fn rows_mut<T: Send>(y: &mut [T], row_len: usize, f: impl Fn(usize, &
         return f(0, y);
     }
     y.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, y)| f(i * rows, y));
+}
+
+/// `range` in parts of `most` at most, as equal as can be.
+pub(crate) fn shares(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let (start, len) = (range.start, range.len());
+    let count = len.div_ceil(most);
+    (0..count).map(move |i| start + i * len / count..start + (i + 1) * len / count)
 }
 
 /// Calls `f(i)` for `i` in `0..tasks`, in parallel.

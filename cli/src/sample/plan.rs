@@ -190,11 +190,21 @@ fn usual(wanted: Option<SolverSpec>, process: &ProcessArgs, clip: Clip) -> Resul
     Ok(spec)
 }
 
-/// The number of sampling steps.
+/// The number of sampling steps: those asked for, or else every step of the process for ancestral sampling and what is usual for
+/// the rest.
 ///
 /// # Errors
 /// If more are asked for than the process has.
 pub fn steps(wanted: Option<usize>, spec: &SchedulerSpec) -> Result<usize> {
+    let usual = if matches!(spec.solver, SolverSpec::Ddpm { .. }) { spec.train_steps } else { STEPS };
+    steps_or(usual, wanted, spec)
+}
+
+/// The number of sampling steps: those asked for, or else as many as consistency models need, or the `usual` number.
+///
+/// # Errors
+/// If more are asked for than the process has.
+pub fn steps_or(usual: usize, wanted: Option<usize>, spec: &SchedulerSpec) -> Result<usize> {
     let total = spec.train_steps;
     match wanted {
         Some(steps) if steps > total => Err(usage(format!(
@@ -202,9 +212,8 @@ pub fn steps(wanted: Option<usize>, spec: &SchedulerSpec) -> Result<usize> {
         ))),
         Some(steps) => Ok(steps),
         None => Ok(match spec.solver {
-            SolverSpec::Ddpm { .. } => total,
             SolverSpec::Consistency(_) => FEW_STEPS.min(total),
-            _ => STEPS.min(total),
+            _ => usual.min(total),
         }),
     }
 }

@@ -93,8 +93,7 @@ impl<'a> Job<'a> {
         let (network, component) = parts.network_config()?;
         let (autoencoder, of_autoencoder) = parts.autoencoder_config()?;
         let spec = parts.scheduler(args)?;
-        let usual = (!matches!(spec.solver, SolverSpec::Consistency(_))).then(|| STEPS.min(spec.train_steps));
-        let steps = plan::steps(args.steps.map(Into::into).or(usual), &spec)?;
+        let steps = plan::steps_or(STEPS, args.steps.map(Into::into), &spec)?;
         Ok(Self {
             network_bytes: parts::bytes(&component.weights),
             autoencoder_bytes: parts::bytes(&of_autoencoder.weights),

@@ -10,6 +10,7 @@ use super::joined::{whole, with_joined};
 use super::pack::{Panels, panel_width};
 use super::winograd::{self, WinogradPanels};
 use super::{Algorithm, ConvDims, Part, Target, direct, turned};
+use crate::par::shares;
 use crate::simd::Isa;
 use crate::weight::Weight;
 
@@ -95,12 +96,8 @@ pub(super) fn forward(
 
 /// `outputs` in groups of whole panels, as equal as can be, of `most` at most.
 fn groups(outputs: usize, most: usize, width: usize) -> Vec<Range<usize>> {
-    let panels = outputs.div_ceil(width);
-    let count = panels.div_ceil((most / width).max(1)).max(1);
-    (0..count)
-        .map(|i| i * panels / count * width..outputs.min((i + 1) * panels / count * width))
-        .filter(|group| !group.is_empty())
-        .collect()
+    let group = |panels: Range<usize>| panels.start * width..outputs.min(panels.end * width);
+    shares(0..outputs.div_ceil(width), (most / width).max(1)).map(group).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::stream::GROUP_FLOATS;
 use super::{ConvDims, Target, thin};
 use crate::lanes::{LINE, SQUARE, turn};
 use crate::panels::Panelling;
-use crate::par::{Kept, Shared, tasks, with_kept};
+use crate::par::{Kept, Shared, shares, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 use crate::weight::Weight;
 
@@ -62,10 +62,7 @@ pub(super) fn forward(isa: Isa, d: &ConvDims, x: &[f32], weight: Weight<'_>, bia
     assert!(columns.end <= target.channels, "conv::forward: {columns:?} of {} channels", target.channels);
     assert_eq!(weight.len(), c_in * d.c_out, "conv::forward: numbers of the filter for {d:?}");
     assert!(bias.is_none() || !target.accumulate, "conv::forward: a bias for a result that is added to a tensor");
-    // Equal parts.
-    let parts = rows.div_ceil(MOST_ROWS).max(1);
-    for part in 0..parts {
-        let rows = part * rows / parts..(part + 1) * rows / parts;
+    for rows in shares(0..rows, MOST_ROWS) {
         let values = &mut target.values[rows.start * target.channels..rows.end * target.channels];
         few(isa, &x[rows.start * c_in..rows.end * c_in], c_in, weight, bias, Target { values, ..target });
     }
@@ -94,12 +91,6 @@ fn few(isa: Isa, x: &[f32], c_in: usize, weight: Weight<'_>, bias: Option<&[f32]
     });
 }
 
-/// The inputs in pieces of at most [`BLOCK_DEPTH`], as equal as can be.
-fn pieces(c_in: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = c_in.div_ceil(BLOCK_DEPTH);
-    (0..count).map(move |piece| piece * c_in / count..(piece + 1) * c_in / count)
-}
-
 /// The packing of a panel: `[piece][panel][input][row]`, zeros in place of rows beyond the last.
 struct Pack<'a> {
     panelling: Panelling,
@@ -118,7 +109,7 @@ impl WithSimd for Pack<'_> {
         let (start, width) = (panelling.start(panel), panelling.width(panel));
         let x = &x[start * c_in..];
         let count = width.min(x.len() / c_in);
-        for depth in pieces(c_in) {
+        for depth in shares(0..c_in, BLOCK_DEPTH) {
             // SAFETY: each task takes its own panel.
             let to = unsafe { packed.part(depth.start * panelling.room() + start * depth.len(), width * depth.len()) };
             turn(s, (&x[depth.start..], c_in), (count, depth.len()), (to, width));
@@ -173,7 +164,7 @@ impl WithSimd for Run<'_> {
     fn with_simd<S: Simd>(self, s: S) {
         let Self { block, weights, sums } = self;
         block.begin(s, sums);
-        for depth in pieces(block.c_in) {
+        for depth in shares(0..block.c_in, BLOCK_DEPTH) {
             for (output, to) in block.outputs.clone().zip(weights.chunks_exact_mut(depth.len())) {
                 block.weight.widen(output * block.c_in + depth.start, to);
             }

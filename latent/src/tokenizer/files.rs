@@ -1,6 +1,7 @@
 //! Vocabulary, merges and special tokens out of the files of a tokenizer.
 
 use serde_json::{Map, Value};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::kind;
 use crate::LatentError;
@@ -70,6 +71,19 @@ pub(super) struct Parts {
     /// Tokens to be added, in order.
     pub added: Vec<Special>,
     pub length: usize,
+}
+
+impl Parts {
+    /// The first of the tokens that the vocabulary needs and lacks: every byte's sign, within a word and at its end, unless there is
+    /// the unknown token, which then stands for it.
+    pub(super) fn missing(&self) -> Option<String> {
+        let has = |token: &String| self.vocabulary.contains_key(token);
+        if has(&self.unknown) {
+            return None;
+        }
+        let signs = ByteLevel::alphabet().into_iter().flat_map(|sign| [sign.to_string(), format!("{sign}</w>")]);
+        signs.filter(|token| !has(token)).min()
+    }
 }
 
 /// A file, and vocabulary and merges as it has them.
@@ -329,6 +343,7 @@ fn length(config: &Map<String, Value>) -> Result<usize, LatentError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Tokenizer;
     use super::*;
 
     const VOCAB: &str =
@@ -374,7 +389,31 @@ mod tests {
             let message = files.read().map(|_| ()).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
-        let missing = super::super::Tokenizer::new(&TokenizerFiles { vocabulary: Some("{\"a\": 0}"), ..files() });
+        let missing = Tokenizer::new(&TokenizerFiles { vocabulary: Some("{\"a\": 0}"), ..files() });
         assert!(missing.is_err());
+    }
+
+    /// Unknown signs become the unknown token; a vocabulary without it must know every byte, or is refused.
+    #[test]
+    fn every_prompt_has_tokens_or_the_vocabulary_is_refused() {
+        let with = |vocabulary: &Map<String, Value>| {
+            let text = serde_json::to_string(vocabulary).unwrap();
+            Tokenizer::new(&TokenizerFiles { vocabulary: Some(&text), merges: Some(""), ..files() })
+        };
+        let mut vocabulary: Map<String, Value> = serde_json::from_str(VOCAB).unwrap();
+        let unknown = with(&vocabulary).unwrap().encode("aé").unwrap();
+        assert_eq!((&unknown.ids[..5], unknown.used), (&[5, 0, 6, 6, 6][..], 5));
+        vocabulary.remove("<|endoftext|>");
+        let message = with(&vocabulary).unwrap_err().to_string();
+        let expected =
+            r#"vocab.json: the vocabulary has neither "!" nor "<|endoftext|>" for what it does not know; fetch"#;
+        assert!(message.contains(expected), "{message}");
+        for (i, sign) in ByteLevel::alphabet().into_iter().enumerate() {
+            vocabulary.insert(sign.to_string(), (2 * i).into());
+            vocabulary.insert(format!("{sign}</w>"), (2 * i + 1).into());
+        }
+        assert_eq!(with(&vocabulary).unwrap().encode("aé").unwrap().used, 5);
+        vocabulary.remove("~</w>");
+        assert!(with(&vocabulary).unwrap_err().to_string().contains(r#"neither "~</w>" nor"#));
     }
 }

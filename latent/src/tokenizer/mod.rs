@@ -86,6 +86,11 @@ impl Tokenizer {
             problem,
             remedy: "fetch the files of the tokenizer again",
         };
+        if let Some(missing) = parts.missing() {
+            let what =
+                format!("the vocabulary has neither {missing:?} nor {:?} for what it does not know", parts.unknown);
+            return Err(refuse(what));
+        }
         let mut inner: tokenizers::Tokenizer =
             description.to_string().parse().map_err(|e: tokenizers::Error| refuse(e.to_string()))?;
         let added: Vec<AddedToken> = parts.added.into_iter().map(Into::into).collect();

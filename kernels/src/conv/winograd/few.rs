@@ -5,10 +5,10 @@
 use std::cell::Cell;
 
 use super::input::Source;
-use super::passes::{Finish, Multiply, Transform, shares};
+use super::passes::{Finish, Multiply, Transform};
 use super::tiles::{Block, Grid, MOST_TILES, POINTS};
 use super::{ConvDims, Part, Place, Target, Task, WinogradPanels, in_plane, out_plane};
-use crate::par::{Kept, Shared, tasks, with_kept};
+use crate::par::{Kept, Shared, shares, tasks, with_kept};
 use crate::simd::{Isa, dispatch_to};
 use crate::weight::Weight;
 

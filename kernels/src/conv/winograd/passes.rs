@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::input::Source;
 use super::tiles::{Block, Grid, POINTS};
 use super::{ConvDims, Part, Target, Task, WinogradPanels, in_plane, out_plane, places};
-use crate::par::{Kept, Shared, tasks, with_kept};
+use crate::par::{Kept, Shared, shares, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// Channels from which on this is the faster way.
@@ -67,13 +67,6 @@ pub(in crate::conv) fn in_passes(isa: Isa, d: &ConvDims, parts: &[Part<'_>], mut
             meet(&Patches { d, blocks: &blocks, room, values });
         });
     }
-}
-
-/// `range` in parts of `most` at most, as equal as can be.
-pub(super) fn shares(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let (start, len) = (range.start, range.len());
-    let count = len.div_ceil(most);
-    (0..count).map(move |i| start + i * len / count..start + (i + 1) * len / count)
 }
 
 /// The transform of some channels of a block's input.
