@@ -140,10 +140,11 @@ impl Simd for Avx2 {
     ) {
         // SAFETY: the instruction set was detected; the caller vouches for the operands; the casts are to the same sizes.
         unsafe {
-            if MR == 4 && NV == 3 {
-                multiply_4x3::<AHEAD>(&*a.as_ptr().cast(), step, b, depth, ahead, &mut *sums.as_mut_ptr().cast());
-            } else {
-                super::multiply::<Self, MR, NV, AHEAD>(self, a, step, b, depth, ahead, sums);
+            let (rows, tile) = (a.as_ptr(), sums.as_mut_ptr());
+            match (MR, NV) {
+                (4, 3) => multiply_4x3::<AHEAD>(&*rows.cast(), step, b, depth, ahead, &mut *tile.cast()),
+                (6, 2) => multiply_6x2::<AHEAD>(&*rows.cast(), step, b, depth, ahead, &mut *tile.cast()),
+                _ => super::multiply::<Self, MR, NV, AHEAD>(self, a, step, b, depth, ahead, sums),
             }
         }
     }
@@ -246,62 +247,151 @@ impl Simd for Avx512 {
     }
 }
 
-/// The loop of [`multiply_4x3`], with an instruction at its beginning.
-macro_rules! loop_4x3 {
-    ($first:literal, $a:ident, $step:ident, $b:ident, $depth:ident, $ahead:ident, $s:ident) => {
+/// The products of a row's number with vectors.
+macro_rules! row {
+    ($row:literal, $at:literal, $($sum:literal += $vector:literal),*) => {
+        concat!(
+            "vbroadcastss {x}, [{", $row, "} + {at} + ", $at, "]\n",
+            $("vfmadd231ps {", $sum, "}, {", $vector, "}, {x}\n",)*
+        )
+    };
+}
+
+/// One step for four rows and three vectors; the vectors lie `$b` bytes on, the rows' numbers `$at` bytes.
+macro_rules! step_4x3 {
+    ($b:literal, $at:literal) => {
+        concat!(
+            "vmovups {b0}, [{b} + ",
+            $b,
+            "]\n",
+            "vmovups {b1}, [{b} + ",
+            $b,
+            " + 32]\n",
+            "vmovups {b2}, [{b} + ",
+            $b,
+            " + 64]\n",
+            row!("r0", $at, "s00" += "b0", "s01" += "b1", "s02" += "b2"),
+            row!("r1", $at, "s10" += "b0", "s11" += "b1", "s12" += "b2"),
+            row!("r2", $at, "s20" += "b0", "s21" += "b1", "s22" += "b2"),
+            row!("r3", $at, "s30" += "b0", "s31" += "b1", "s32" += "b2"),
+        )
+    };
+}
+
+/// One step for six rows and two vectors.
+macro_rules! step_6x2 {
+    ($b:literal, $at:literal) => {
+        concat!(
+            "vmovups {b0}, [{b} + ",
+            $b,
+            "]\n",
+            "vmovups {b1}, [{b} + ",
+            $b,
+            " + 32]\n",
+            row!("r0", $at, "s00" += "b0", "s01" += "b1"),
+            row!("r1", $at, "s10" += "b0", "s11" += "b1"),
+            row!("r2", $at, "s20" += "b0", "s21" += "b1"),
+            row!("r3", $at, "s30" += "b0", "s31" += "b1"),
+            row!("r4", $at, "s40" += "b0", "s41" += "b1"),
+            row!("r5", $at, "s50" += "b0", "s51" += "b1"),
+        )
+    };
+}
+
+/// A loop of steps: four at a time, then one by one. What counts them would otherwise be a fifth of the instructions, for which a core
+/// that shares its front end with a neighbour has no room.
+///
+/// `$fetch` is the prefetch, or begins a comment. The vectors of a step take `$width` bytes. Within four steps the rows' numbers lie
+/// `$one`, `$two` and `$three` bytes on, or are reached by `$next` after each step; `$last` goes on to the next four.
+macro_rules! steps {
+    (
+        $step_of:ident, $fetch:literal, [$width:literal, $width2:literal, $width3:literal, $width4:literal],
+        [$one:literal, $two:literal, $three:literal, $next:literal, $last:literal],
+        ($a:ident, $step:ident, $b:ident, $depth:ident, $ahead:ident, $s:ident),
+        rows $($r:ident $row:literal)*, vectors $($v:ident)*, sums $($sum:ident $i:literal $j:literal)*
+    ) => {
         asm!(
+            "sub {depth}, 4",
+            "jb 3f",
             "2:",
-            $first,
-            "vmovups {b0}, [{b}]",
-            "vmovups {b1}, [{b} + 32]",
-            "vmovups {b2}, [{b} + 64]",
-            "vbroadcastss {x}, [{r0} + {at}]",
-            "vfmadd231ps {s00}, {b0}, {x}",
-            "vfmadd231ps {s01}, {b1}, {x}",
-            "vfmadd231ps {s02}, {b2}, {x}",
-            "vbroadcastss {x}, [{r1} + {at}]",
-            "vfmadd231ps {s10}, {b0}, {x}",
-            "vfmadd231ps {s11}, {b1}, {x}",
-            "vfmadd231ps {s12}, {b2}, {x}",
-            "vbroadcastss {x}, [{r2} + {at}]",
-            "vfmadd231ps {s20}, {b0}, {x}",
-            "vfmadd231ps {s21}, {b1}, {x}",
-            "vfmadd231ps {s22}, {b2}, {x}",
-            "vbroadcastss {x}, [{r3} + {at}]",
-            "vfmadd231ps {s30}, {b0}, {x}",
-            "vfmadd231ps {s31}, {b1}, {x}",
-            "vfmadd231ps {s32}, {b2}, {x}",
-            "add {b}, 96",
+            concat!($fetch, " [{ahead}]"),
+            $step_of!("0", "0"),
+            $next,
+            concat!($fetch, " [{ahead} + 64]"),
+            $step_of!($width, $one),
+            $next,
+            concat!($fetch, " [{ahead} + 128]"),
+            $step_of!($width2, $two),
+            $next,
+            concat!($fetch, " [{ahead} + 192]"),
+            $step_of!($width3, $three),
+            $last,
+            concat!("add {b}, ", $width4),
+            "add {ahead}, 256",
+            "sub {depth}, 4",
+            "jae 2b",
+            "3:",
+            "add {depth}, 4",
+            "jz 5f",
+            "4:",
+            concat!($fetch, " [{ahead}]"),
+            $step_of!("0", "0"),
+            concat!("add {b}, ", $width),
             "add {at}, {step}",
             "add {ahead}, 64",
             "dec {depth}",
-            "jnz 2b",
-            r0 = in(reg) $a[0],
-            r1 = in(reg) $a[1],
-            r2 = in(reg) $a[2],
-            r3 = in(reg) $a[3],
+            "jnz 4b",
+            "5:",
+            $($r = in(reg) $a[$row],)*
             at = inout(reg) 0usize => _,
             step = in(reg) 4 * $step,
             b = inout(reg) $b => _,
             depth = inout(reg) $depth => _,
             ahead = inout(reg) $ahead => _,
             x = out(ymm_reg) _,
-            b0 = out(ymm_reg) _,
-            b1 = out(ymm_reg) _,
-            b2 = out(ymm_reg) _,
-            s00 = inout(ymm_reg) $s[0][0],
-            s01 = inout(ymm_reg) $s[0][1],
-            s02 = inout(ymm_reg) $s[0][2],
-            s10 = inout(ymm_reg) $s[1][0],
-            s11 = inout(ymm_reg) $s[1][1],
-            s12 = inout(ymm_reg) $s[1][2],
-            s20 = inout(ymm_reg) $s[2][0],
-            s21 = inout(ymm_reg) $s[2][1],
-            s22 = inout(ymm_reg) $s[2][2],
-            s30 = inout(ymm_reg) $s[3][0],
-            s31 = inout(ymm_reg) $s[3][1],
-            s32 = inout(ymm_reg) $s[3][2],
+            $($v = out(ymm_reg) _,)*
+            $($sum = inout(ymm_reg) $s[$i][$j],)*
             options(nostack, readonly),
+        )
+    };
+}
+
+/// [`steps`] with the distances of the rows' numbers in the instructions where they are usual ones: neighbours, or a row of a square.
+macro_rules! multiply_by_step {
+    ($step_of:ident, $fetch:literal, $width:tt, ($a:ident, $step:ident, $($o:ident),*), $($operands:tt)*) => {
+        match $step {
+            1 => steps!(
+                $step_of, $fetch, $width, ["4", "8", "12", "", "lea {at}, [{at} + 4 * {step}]"],
+                ($a, $step, $($o),*), $($operands)*
+            ),
+            SQUARE => steps!(
+                $step_of, $fetch, $width, ["32", "64", "96", "", "lea {at}, [{at} + 4 * {step}]"],
+                ($a, $step, $($o),*), $($operands)*
+            ),
+            _ => steps!(
+                $step_of, $fetch, $width, ["0", "0", "0", "add {at}, {step}", "add {at}, {step}"],
+                ($a, $step, $($o),*), $($operands)*
+            ),
+        }
+    };
+}
+
+macro_rules! loop_4x3 {
+    ($fetch:literal, $o:tt) => {
+        multiply_by_step!(
+            step_4x3, $fetch, ["96", "192", "288", "384"], $o,
+            rows r0 0 r1 1 r2 2 r3 3, vectors b0 b1 b2,
+            sums s00 0 0 s01 0 1 s02 0 2 s10 1 0 s11 1 1 s12 1 2 s20 2 0 s21 2 1 s22 2 2 s30 3 0 s31 3 1 s32 3 2
+        )
+    };
+}
+
+macro_rules! loop_6x2 {
+    ($fetch:literal, $o:tt) => {
+        multiply_by_step!(
+            step_6x2, $fetch, ["64", "128", "192", "256"], $o,
+            rows r0 0 r1 1 r2 2 r3 3 r4 4 r5 5, vectors b0 b1,
+            sums s00 0 0 s01 0 1 s10 1 0 s11 1 1 s20 2 0 s21 2 1 s30 3 0 s31 3 1 s40 4 0 s41 4 1 s50 5 0 s51 5 1
         )
     };
 }
@@ -320,17 +410,39 @@ unsafe fn multiply_4x3<const AHEAD: bool>(
     ahead: *const f32,
     sums: &mut [[__m256; 3]; 4],
 ) {
-    if depth == 0 {
-        return;
-    }
     let mut s = *sums;
     // SAFETY: the loop reads what the caller vouches for, `depth` times, and writes registers alone; a prefetch of any address
     // is allowed.
     unsafe {
         if AHEAD {
-            loop_4x3!("prefetcht1 [{ahead}]", a, step, b, depth, ahead, s);
+            loop_4x3!("prefetcht1", (a, step, b, depth, ahead, s))
         } else {
-            loop_4x3!("", a, step, b, depth, ahead, s);
+            loop_4x3!("#", (a, step, b, depth, ahead, s))
+        }
+    }
+    *sums = s;
+}
+
+/// [`Simd::multiply`] for six rows of two vectors.
+///
+/// # Safety
+/// The processor must have `avx2` and `fma`; else as [`Simd::multiply`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn multiply_6x2<const AHEAD: bool>(
+    a: &[*const f32; 6],
+    step: usize,
+    b: *const f32,
+    depth: usize,
+    ahead: *const f32,
+    sums: &mut [[__m256; 2]; 6],
+) {
+    let mut s = *sums;
+    // SAFETY: as in `multiply_4x3`.
+    unsafe {
+        if AHEAD {
+            loop_6x2!("prefetcht1", (a, step, b, depth, ahead, s))
+        } else {
+            loop_6x2!("#", (a, step, b, depth, ahead, s))
         }
     }
     *sums = s;
