@@ -330,18 +330,9 @@ fn add_tile<S: Simd, const MR: usize, const NV: usize>(
     assert!(first + MR <= CHUNK && panel.len() >= left.len() * width);
     assert!(column + width <= padded && lines.len() == MR * padded);
     let mut acc = [[s.splat(0.0); NV]; MR];
-    for (p, left) in left.iter().enumerate() {
-        // SAFETY: the panel has a row of `width` floats for each pixel, and a chunk MR floats from `first` on.
-        unsafe {
-            let row: [S::V; NV] = std::array::from_fn(|v| s.load(panel.as_ptr().add(p * width + v * S::LANES)));
-            for i in 0..MR {
-                let x = s.splat(*left.as_ptr().add(first + i));
-                for v in 0..NV {
-                    acc[i][v] = s.fma(x, row[v], acc[i][v]);
-                }
-            }
-        }
-    }
+    let rows = left.as_flattened().as_ptr().wrapping_add(first);
+    // SAFETY: the panel has a row of `width` floats for each pixel, and a chunk MR floats from `first` on.
+    unsafe { s.multiply_columns::<MR, NV>(rows, CHUNK, panel.as_ptr(), width, left.len(), &mut acc) };
     for (i, acc) in acc.iter().enumerate() {
         for (v, sum) in acc.iter().enumerate() {
             // SAFETY: each line has `padded` floats, and the panel ends before that.

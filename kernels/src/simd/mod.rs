@@ -163,6 +163,24 @@ pub(crate) trait Simd: Copy + Send + Sync {
         // SAFETY: the caller vouches for both operands.
         unsafe { multiply::<Self, MR, NV, AHEAD>(self, a, step, b, depth, ahead, sums) };
     }
+    /// The inner loop of a product of two matrices that are met column by column: `sums[i] += sum_p a[p a_row + i] b[p b_row]`, for
+    /// rows of `b` of `NV` vectors.
+    ///
+    /// # Safety
+    /// For each of `depth` steps, `a` must be valid for reading `MR` floats every `a_row` floats, and `b` for `NV * LANES` every `b_row`.
+    #[inline(always)]
+    unsafe fn multiply_columns<const MR: usize, const NV: usize>(
+        self,
+        a: *const f32,
+        a_row: usize,
+        b: *const f32,
+        b_row: usize,
+        depth: usize,
+        sums: &mut [[Self::V; NV]; MR],
+    ) {
+        // SAFETY: the caller vouches for both operands.
+        unsafe { multiply_columns::<Self, MR, NV>(self, a, a_row, b, b_row, depth, sums) };
+    }
     /// Transposes a square of [`SQUARE`] by [`SQUARE`] floats with the rows `from` into one whose rows begin every `to_row` floats.
     ///
     /// # Safety
@@ -208,6 +226,37 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize, const AHEAD: bool>
             }
             b = b.add(NV * S::LANES);
         }
+    }
+    *sums = acc;
+}
+
+/// [`Simd::multiply_columns`] as a compiler makes it.
+///
+/// # Safety
+/// As [`Simd::multiply_columns`].
+#[inline(always)]
+unsafe fn multiply_columns<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    a: *const f32,
+    a_row: usize,
+    b: *const f32,
+    b_row: usize,
+    depth: usize,
+    sums: &mut [[S::V; NV]; MR],
+) {
+    let (mut a, mut b, mut acc) = (a, b, *sums);
+    for _ in 0..depth {
+        // SAFETY: the caller vouches for both operands.
+        unsafe {
+            let row: [S::V; NV] = std::array::from_fn(|v| s.load(b.add(v * S::LANES)));
+            for i in 0..MR {
+                let x = s.splat(*a.add(i));
+                for v in 0..NV {
+                    acc[i][v] = s.fma(x, row[v], acc[i][v]);
+                }
+            }
+        }
+        (a, b) = (a.wrapping_add(a_row), b.wrapping_add(b_row));
     }
     *sums = acc;
 }

@@ -199,9 +199,10 @@ impl WithSimd for Staged<'_> {
             }
             // The first block writes the sums, so that they need not be zeroed.
             match (S::LANES, task.isa) {
-                (16, _) => task.multiply::<S, 8>(s, &block, index > 0, patches, gradients, sums),
-                (4, _) => task.multiply::<S, 8>(s, &block, index > 0, patches, gradients, sums),
-                _ => task.multiply::<S, 4>(s, &block, index > 0, patches, gradients, sums),
+                (_, Isa::Avx2) => task.multiply::<S, 4, true>(s, &block, index > 0, patches, gradients, sums),
+                (16, _) => task.multiply::<S, 8, false>(s, &block, index > 0, patches, gradients, sums),
+                (4, _) => task.multiply::<S, 8, false>(s, &block, index > 0, patches, gradients, sums),
+                _ => task.multiply::<S, 4, false>(s, &block, index > 0, patches, gradients, sums),
             }
         }
         if let Some((partial, start)) = task.partial_bias {
@@ -252,9 +253,10 @@ impl Task<'_> {
         }
     }
 
-    /// `sums[point][o][c] (+)= sum_tiles gradients[point][tile][o] patches[point][tile][c]`
+    /// `sums[point][o][c] (+)= sum_tiles gradients[point][tile][o] patches[point][tile][c]`, in register tiles of `MR` outputs by two
+    /// vectors of channels, or by three where the tile is `WIDE`.
     #[inline(always)]
-    fn multiply<S: Simd, const MR: usize>(
+    fn multiply<S: Simd, const MR: usize, const WIDE: bool>(
         &self,
         s: S,
         block: &Block,
@@ -277,15 +279,21 @@ impl Task<'_> {
             let sums = &mut sums[point * self.sum_plane()..][..channels * outputs];
             let mut c = 0;
             while c < channels {
-                let left = (channels - c) / S::LANES;
-                let vectors = if left == 1 { 1 } else { 2 };
+                // Nothing is left over that a narrow tile would have to take alone.
+                let vectors = match (channels - c) / S::LANES {
+                    1 => 1,
+                    2 | 4 => 2,
+                    _ if WIDE => 3,
+                    _ => 2,
+                };
                 for o in (0..outputs).step_by(MR) {
                     // SAFETY: `MR` outputs and `vectors` vectors of channels are left, and the matrices have `tiles` rows
                     // and the sums a row for each output, as sliced above.
                     unsafe {
                         match vectors {
                             1 => product.tile::<S, MR, 1>(s, o, c, accumulate, sums),
-                            _ => product.tile::<S, MR, 2>(s, o, c, accumulate, sums),
+                            2 => product.tile::<S, MR, 2>(s, o, c, accumulate, sums),
+                            _ => product.tile::<S, MR, 3>(s, o, c, accumulate, sums),
                         }
                     }
                 }
@@ -422,7 +430,7 @@ impl Product<'_> {
         sums: &mut [f32],
     ) {
         let target = sums.as_mut_ptr().wrapping_add(o * self.channels + c);
-        let (mut a, mut b) = (self.gradients.as_ptr().wrapping_add(o), self.patches.as_ptr().wrapping_add(c));
+        let (a, b) = (self.gradients.as_ptr().wrapping_add(o), self.patches.as_ptr().wrapping_add(c));
         let mut acc = [[s.splat(0.0); NV]; MR];
         // SAFETY: the caller vouches for the matrices.
         unsafe {
@@ -433,17 +441,7 @@ impl Product<'_> {
                     }
                 }
             }
-            for _ in 0..self.tiles {
-                let row: [S::V; NV] = std::array::from_fn(|v| s.load(b.add(v * S::LANES)));
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let x = s.splat(*a.add(i));
-                    for v in 0..NV {
-                        acc[v] = s.fma(x, row[v], acc[v]);
-                    }
-                }
-                a = a.wrapping_add(self.outputs);
-                b = b.wrapping_add(self.channels);
-            }
+            s.multiply_columns::<MR, NV>(a, self.outputs, b, self.channels, self.tiles, &mut acc);
             for (i, acc) in acc.iter().enumerate() {
                 for (v, sum) in acc.iter().enumerate() {
                     s.store(target.add(i * self.channels + v * S::LANES), *sum);
