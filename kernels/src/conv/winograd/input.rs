@@ -1,10 +1,12 @@
 //! The transform of the input, `B^T d B`, of the tiles of a block.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::tiles::{PATCH, POINTS, Tile, input_transform, uses};
+use super::tiles::{PATCH, POINTS, TILE, Tile, input_transform, uses};
 use crate::act::{Act, Activation, Identity, per_act};
 use crate::conv::part::Part;
+use crate::lanes::LINE;
 use crate::simd::Simd;
 
 /// The most channels of a part.
@@ -89,12 +91,33 @@ impl View<'_> {
         assert!(self.channels.start.is_multiple_of(S::LANES) && self.channels.end.is_multiple_of(S::LANES));
         for (index, tile) in tiles.iter().enumerate() {
             let target = target.wrapping_add(index * self.row);
+            let ahead = self.corner(tiles.get(index + 1).unwrap_or(tile));
             let inside =
                 tile.top > 0 && tile.left > 0 && tile.top + PATCH - 1 <= self.h && tile.left + PATCH - 1 <= self.w;
             if tile.is_whole() && inside {
-                self.inner::<S, A, PLAIN>(s, tile, target);
+                self.inner::<S, A, PLAIN>(s, tile, target, ahead);
             } else {
-                self.border::<S, A, PLAIN>(s, tile, target);
+                self.border::<S, A, PLAIN>(s, tile, target, ahead);
+            }
+        }
+    }
+
+    /// Where the patch of a tile begins, or would if the picture went on.
+    #[inline(always)]
+    fn corner(&self, tile: &Tile) -> *const f32 {
+        let pixel = ((tile.n * self.h + tile.top) * self.w + tile.left).wrapping_sub(self.w + 1);
+        self.part.values.as_ptr().wrapping_add(pixel.wrapping_mul(self.part.channels))
+    }
+
+    /// Sends for the pixels of the patch that begins at `ahead`, at a line of channels: those that it does not share with the patch
+    /// to the left.
+    #[inline(always)]
+    fn fetch<S: Simd>(&self, s: S, ahead: *const f32, c: usize) {
+        if c.is_multiple_of(LINE) {
+            for u in 0..PATCH {
+                for v in PATCH - TILE..PATCH {
+                    s.prefetch(ahead.wrapping_add((u * self.w + v) * self.part.channels + c));
+                }
             }
         }
     }
@@ -119,13 +142,14 @@ impl View<'_> {
 
     /// A whole tile whose patch lies within the picture.
     #[inline(always)]
-    fn inner<S: Simd, A: Activation, const PLAIN: bool>(&self, s: S, tile: &Tile, target: *mut f32) {
+    fn inner<S: Simd, A: Activation, const PLAIN: bool>(&self, s: S, tile: &Tile, target: *mut f32, ahead: *const f32) {
         let channels = self.part.channels;
         let source =
             self.part.values[((tile.n * self.h + tile.top - 1) * self.w + tile.left - 1) * channels..].as_ptr();
         for c in self.channels.clone().step_by(S::LANES) {
+            self.fetch(s, ahead, c);
             let reading = self.reading(s, tile.n, c);
-            let mut rows = [[s.splat(0.0); PATCH]; PATCH];
+            let mut rows = [MaybeUninit::uninit(); PATCH];
             for (u, row) in rows.iter_mut().enumerate() {
                 let mut d = [s.splat(0.0); PATCH];
                 for (v, d) in d.iter_mut().enumerate() {
@@ -133,22 +157,25 @@ impl View<'_> {
                     let x = unsafe { s.load(source.add((u * self.w + v) * channels + c)) };
                     *d = reading.read::<S, A, PLAIN>(s, x);
                 }
-                *row = input_transform(s, 4, d);
+                row.write(input_transform(s, 4, d));
             }
             let target = target.wrapping_add(c - self.channels.start);
             for v in 0..PATCH {
-                let column = input_transform(s, 4, std::array::from_fn(|u| rows[u][v]));
-                for (u, value) in column.into_iter().enumerate() {
-                    // SAFETY: the caller vouches that there is room for all channels of every point of every tile.
-                    unsafe { s.store(target.add((u * PATCH + v) * self.plane), value) };
-                }
+                // SAFETY: all rows were written.
+                unsafe { self.transform_column::<S, 4>(s, &rows, v, target) };
             }
         }
     }
 
     /// Any tile: pixels outside the picture are zero, and points that a tile cut off does not use are left out.
     #[inline(always)]
-    fn border<S: Simd, A: Activation, const PLAIN: bool>(&self, s: S, tile: &Tile, target: *mut f32) {
+    fn border<S: Simd, A: Activation, const PLAIN: bool>(
+        &self,
+        s: S,
+        tile: &Tile,
+        target: *mut f32,
+        ahead: *const f32,
+    ) {
         let (channels, values) = (self.part.channels, self.part.values);
         let mut pixels = [Pixel { values: ZEROS.as_ptr(), mask: 0.0 }; POINTS];
         for u in 0..tile.rows + 2 {
@@ -162,38 +189,50 @@ impl View<'_> {
             }
         }
         for c in self.channels.clone().step_by(S::LANES) {
+            self.fetch(s, ahead, c);
             let reading = self.reading(s, tile.n, c);
-            let mut rows = [[s.splat(0.0); PATCH]; PATCH];
+            let mut rows = [MaybeUninit::uninit(); PATCH];
             for (row, pixels) in rows.iter_mut().zip(pixels.chunks_exact(PATCH)).take(tile.rows + 2) {
-                *row = match tile.cols {
+                row.write(match tile.cols {
                     4 => reading.transform_row::<S, A, PLAIN, 4>(s, pixels, c),
                     3 => reading.transform_row::<S, A, PLAIN, 3>(s, pixels, c),
                     2 => reading.transform_row::<S, A, PLAIN, 2>(s, pixels, c),
                     _ => reading.transform_row::<S, A, PLAIN, 1>(s, pixels, c),
-                };
+                });
             }
             let target = target.wrapping_add(c - self.channels.start);
             for v in (0..PATCH).filter(|&v| uses(tile.cols, v)) {
-                match tile.rows {
-                    4 => self.transform_column::<S, 4>(s, &rows, v, target),
-                    3 => self.transform_column::<S, 3>(s, &rows, v, target),
-                    2 => self.transform_column::<S, 2>(s, &rows, v, target),
-                    _ => self.transform_column::<S, 1>(s, &rows, v, target),
+                // SAFETY: as many rows of the patch as the tile has, and two, were written.
+                unsafe {
+                    match tile.rows {
+                        4 => self.transform_column::<S, 4>(s, &rows, v, target),
+                        3 => self.transform_column::<S, 3>(s, &rows, v, target),
+                        2 => self.transform_column::<S, 2>(s, &rows, v, target),
+                        _ => self.transform_column::<S, 1>(s, &rows, v, target),
+                    }
                 }
             }
         }
     }
 
     /// `B^T d` of column `v` of a tile with `M` rows, stored at the points that it uses.
+    ///
+    /// # Safety
+    /// The first `M + 2` rows must have been written.
     #[inline(always)]
-    fn transform_column<S: Simd, const M: usize>(
+    unsafe fn transform_column<S: Simd, const M: usize>(
         &self,
         s: S,
-        rows: &[[S::V; PATCH]; PATCH],
+        rows: &[MaybeUninit<[S::V; PATCH]>; PATCH],
         v: usize,
         target: *mut f32,
     ) {
-        let column = input_transform(s, M, std::array::from_fn(|u| rows[u][v]));
+        let mut d = [s.splat(0.0); PATCH];
+        for (d, row) in d.iter_mut().zip(rows).take(M + 2) {
+            // SAFETY: by the caller's word.
+            *d = unsafe { row.assume_init_ref()[v] };
+        }
+        let column = input_transform(s, M, d);
         for (u, value) in column.into_iter().enumerate() {
             if uses(M, u) {
                 // SAFETY: the caller vouches that there is room for all channels of every point of every tile.

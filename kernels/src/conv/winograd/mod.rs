@@ -19,6 +19,7 @@ mod tiles;
 pub(super) mod weight;
 
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -410,30 +411,34 @@ impl<V: Copy> Column<'_, V> {
         // SAFETY: tiles do not overlap and neither do vectors of channels, so no other task takes these floats.
         let target = unsafe { self.place.values.part(start, ((rows - 1) * w + cols - 1) * channels + S::LANES) };
         let target = Corner { y: target.as_mut_ptr(), row: w * channels, channels };
-        let mut half = [[s.splat(0.0); TILE]; PATCH];
+        let mut half = [MaybeUninit::uninit(); PATCH];
         if WHOLE {
             for (u, half) in half.iter_mut().enumerate() {
-                *half = self.transform_row::<S, TILE>(s, source, u);
+                half.write(self.transform_row::<S, TILE>(s, source, u));
             }
             for j in 0..TILE {
-                self.transform_column::<S, TILE, ACCUMULATE>(s, &half, j, target);
+                // SAFETY: all rows were written.
+                unsafe { self.transform_column::<S, TILE, ACCUMULATE>(s, &half, j, target) };
             }
             return;
         }
         for (u, half) in half.iter_mut().enumerate().filter(|&(u, _)| uses(rows, u)) {
-            *half = match cols {
+            half.write(match cols {
                 4 => self.transform_row::<S, 4>(s, source, u),
                 3 => self.transform_row::<S, 3>(s, source, u),
                 2 => self.transform_row::<S, 2>(s, source, u),
                 _ => self.transform_row::<S, 1>(s, source, u),
-            };
+            });
         }
         for j in 0..cols {
-            match rows {
-                4 => self.transform_column::<S, 4, ACCUMULATE>(s, &half, j, target),
-                3 => self.transform_column::<S, 3, ACCUMULATE>(s, &half, j, target),
-                2 => self.transform_column::<S, 2, ACCUMULATE>(s, &half, j, target),
-                _ => self.transform_column::<S, 1, ACCUMULATE>(s, &half, j, target),
+            // SAFETY: the rows that so many outputs use were written.
+            unsafe {
+                match rows {
+                    4 => self.transform_column::<S, 4, ACCUMULATE>(s, &half, j, target),
+                    3 => self.transform_column::<S, 3, ACCUMULATE>(s, &half, j, target),
+                    2 => self.transform_column::<S, 2, ACCUMULATE>(s, &half, j, target),
+                    _ => self.transform_column::<S, 1, ACCUMULATE>(s, &half, j, target),
+                }
             }
         }
     }
@@ -453,15 +458,25 @@ impl<V: Copy> Column<'_, V> {
     }
 
     /// `A^T m` of column `j` of a tile with `M` rows, with the bias, stored or added.
+    ///
+    /// # Safety
+    /// The rows that `M` outputs use must have been written.
     #[inline(always)]
-    fn transform_column<S: Simd<V = V>, const M: usize, const ACCUMULATE: bool>(
+    unsafe fn transform_column<S: Simd<V = V>, const M: usize, const ACCUMULATE: bool>(
         &self,
         s: S,
-        half: &[[V; TILE]; PATCH],
+        half: &[MaybeUninit<[V; TILE]>; PATCH],
         j: usize,
         target: Corner,
     ) {
-        let column = output_transform(s, M, std::array::from_fn(|u| half[u][j]));
+        let mut products = [s.splat(0.0); PATCH];
+        for (u, (product, half)) in products.iter_mut().zip(half).enumerate() {
+            if uses(M, u) {
+                // SAFETY: by the caller's word.
+                *product = unsafe { half.assume_init_ref()[j] };
+            }
+        }
+        let column = output_transform(s, M, products);
         for (i, value) in column.into_iter().enumerate().take(M) {
             let value = s.add(value, self.bias);
             // SAFETY: row `i` and column `j` of the tile lie within the part of the target that was taken.

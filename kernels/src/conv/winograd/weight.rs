@@ -15,6 +15,7 @@
 mod tests;
 
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -25,6 +26,7 @@ use super::{PLANE_GAP, SCRATCH};
 use crate::conv::ConvDims;
 use crate::conv::joined::with_joined;
 use crate::conv::part::Part;
+use crate::lanes::LINE;
 use crate::par::{Kept, Shared, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
@@ -242,8 +244,16 @@ impl Task<'_> {
             let source = self.dy[first..][..((tile.rows - 1) * d.w + tile.cols) * d.c_out].as_ptr();
             let source = source.wrapping_add(self.outputs.start);
             let target = gradients[index * outputs..].as_mut_ptr();
+            let next = block.tiles().get(index + 1).unwrap_or(tile);
+            let next = ((next.n * d.h + next.top) * d.w + next.left) * d.c_out + self.outputs.start;
+            let ahead = self.dy.as_ptr().wrapping_add(next);
             for o in (0..outputs).step_by(S::LANES) {
                 let (source, target) = (source.wrapping_add(o), target.wrapping_add(o));
+                if o.is_multiple_of(LINE) {
+                    for (i, j) in (0..TILE).flat_map(|i| (0..TILE).map(move |j| (i, j))) {
+                        s.prefetch(ahead.wrapping_add((i * d.w + j) * d.c_out + o));
+                    }
+                }
                 if tile.is_whole() {
                     transform_tile::<S, true>(s, tile, source, d.w * d.c_out, d.c_out, target, plane);
                 } else {
@@ -312,18 +322,23 @@ impl Task<'_> {
             let row = (self.outputs.start + o) * c_in * TAPS;
             for c in (0..channels).step_by(S::LANES) {
                 let source = sums[o * channels + c..].as_ptr();
-                let mut rows = [[s.splat(0.0); 3]; PATCH];
+                let mut rows = [MaybeUninit::<[S::V; 3]>::uninit(); PATCH];
                 for (u, row) in rows.iter_mut().enumerate() {
                     let mut m = [s.splat(0.0); PATCH];
                     for (v, m) in m.iter_mut().enumerate() {
                         // SAFETY: each plane has a row of `channels` floats for every output, whole vectors.
                         *m = unsafe { s.load(source.add((u * PATCH + v) * plane)) };
                     }
-                    *row = filter_gradient(s, m);
+                    row.write(filter_gradient(s, m));
                 }
                 let mut taps = [s.splat(0.0); TAPS];
                 for v in 0..3 {
-                    let column = filter_gradient(s, [0, 1, 2, 3, 4, 5].map(|u: usize| rows[u][v]));
+                    let mut m = [s.splat(0.0); PATCH];
+                    for (m, row) in m.iter_mut().zip(&rows) {
+                        // SAFETY: all rows were written.
+                        *m = unsafe { row.assume_init_ref()[v] };
+                    }
+                    let column = filter_gradient(s, m);
                     (taps[v], taps[3 + v], taps[6 + v]) = (column[0], column[1], column[2]);
                 }
                 let c = self.channels.start + c;
@@ -474,7 +489,7 @@ fn transform_tile<S: Simd, const WHOLE: bool>(
     plane: usize,
 ) {
     let (rows, cols) = if WHOLE { (TILE, TILE) } else { (tile.rows, tile.cols) };
-    let mut half = [[s.splat(0.0); PATCH]; TILE];
+    let mut half = [MaybeUninit::<[S::V; PATCH]>::uninit(); TILE];
     for (i, half) in half.iter_mut().enumerate() {
         if i < rows {
             let mut values = [s.splat(0.0); TILE];
@@ -484,12 +499,17 @@ fn transform_tile<S: Simd, const WHOLE: bool>(
                     *value = unsafe { s.load(source.add(i * row + j * outputs)) };
                 }
             }
-            *half = gradient_transform(s, cols, values);
+            half.write(gradient_transform(s, cols, values));
         }
     }
     for v in 0..PATCH {
         if uses(cols, v) {
-            let column = gradient_transform(s, rows, std::array::from_fn(|i| half[i][v]));
+            let mut y = [s.splat(0.0); TILE];
+            for (y, half) in y.iter_mut().zip(&half).take(rows) {
+                // SAFETY: so many rows were written.
+                *y = unsafe { half.assume_init_ref()[v] };
+            }
+            let column = gradient_transform(s, rows, y);
             for (u, value) in column.into_iter().enumerate() {
                 if uses(rows, u) {
                     // SAFETY: a plane has room for all outputs of all tiles, and there are `POINTS` planes.
