@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 
 use crate::lanes::SQUARE;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2_loops;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
