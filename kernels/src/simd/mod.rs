@@ -321,3 +321,6 @@ pub(crate) fn half(bits: u16) -> f32 {
     let quiet = if size > 0x7f80_0000 { size | 0x0040_0000 } else { size };
     f32::from_bits(sign | quiet)
 }
+
+#[cfg(test)]
+mod tests;
