@@ -6,6 +6,16 @@ use std::arch::x86_64::__m256;
 
 use crate::lanes::SQUARE;
 
+// The distances of a square's rows stand in the instructions.
+const _: () = assert!(SQUARE == 8);
+
+/// The vectors of a step, so many bytes on.
+macro_rules! vectors {
+    ($b:literal, $($vector:literal $at:literal),*) => {
+        concat!($("vmovups {", $vector, "}, [{b} + ", $b, " + ", $at, "]\n",)*)
+    };
+}
+
 /// The products of a row's number with vectors.
 macro_rules! row {
     ($place:literal + $on:literal, $($sum:literal += $vector:literal),*) => {
@@ -20,15 +30,7 @@ macro_rules! row {
 macro_rules! step_4x3 {
     ($b:literal, $on:literal, $r0:literal $r1:literal $r2:literal $r3:literal) => {
         concat!(
-            "vmovups {b0}, [{b} + ",
-            $b,
-            "]\n",
-            "vmovups {b1}, [{b} + ",
-            $b,
-            " + 32]\n",
-            "vmovups {b2}, [{b} + ",
-            $b,
-            " + 64]\n",
+            vectors!($b, "b0" "0", "b1" "32", "b2" "64"),
             row!($r0 + $on, "s00" += "b0", "s01" += "b1", "s02" += "b2"),
             row!($r1 + $on, "s10" += "b0", "s11" += "b1", "s12" += "b2"),
             row!($r2 + $on, "s20" += "b0", "s21" += "b1", "s22" += "b2"),
@@ -48,12 +50,7 @@ macro_rules! rows_4x3 {
 macro_rules! rows_6x2 {
     ($b:literal, $at:literal) => {
         concat!(
-            "vmovups {b0}, [{b} + ",
-            $b,
-            "]\n",
-            "vmovups {b1}, [{b} + ",
-            $b,
-            " + 32]\n",
+            vectors!($b, "b0" "0", "b1" "32"),
             row!("{r0} + {at}" + $at, "s00" += "b0", "s01" += "b1"),
             row!("{r1} + {at}" + $at, "s10" += "b0", "s11" += "b1"),
             row!("{r2} + {at}" + $at, "s20" += "b0", "s21" += "b1"),
@@ -75,12 +72,7 @@ macro_rules! column_4x3 {
 macro_rules! column_4x2 {
     ($b:literal, $a:literal) => {
         concat!(
-            "vmovups {b0}, [{b} + ",
-            $b,
-            "]\n",
-            "vmovups {b1}, [{b} + ",
-            $b,
-            " + 32]\n",
+            vectors!($b, "b0" "0", "b1" "32"),
             row!("{a}" + $a, "s00" += "b0", "s01" += "b1"),
             row!("{a} + 4" + $a, "s10" += "b0", "s11" += "b1"),
             row!("{a} + 8" + $a, "s20" += "b0", "s21" += "b1"),
@@ -279,8 +271,7 @@ pub(super) unsafe fn columns_4x2(
     *sums = s;
 }
 
-/// [`Simd::multiply`] for four rows of three vectors, which take all 16 registers: a compiler orders the loads so that it needs
-/// one more, and a sum that goes through memory in every step halves the speed.
+/// [`Simd::multiply`] for four rows of three vectors, which take all 16 registers.
 ///
 /// # Safety
 /// The processor must have `avx2` and `fma`; else as [`Simd::multiply`].
