@@ -242,13 +242,20 @@ impl WithSimd for Run<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, s: S) {
         for panel in 0..self.panelling.count() {
-            match (S::LANES, self.panelling.vectors(panel)) {
-                (16, 4) => self.run::<S, 6, 4>(s, panel),
-                (16, 3) => self.run::<S, 8, 3>(s, panel),
-                (16, 2) => self.run::<S, 8, 2>(s, panel),
-                (8, 3) => self.run::<S, 4, 3>(s, panel),
-                (8, 2) => self.run::<S, 6, 2>(s, panel),
-                (4, 2) => self.run::<S, 8, 2>(s, panel),
+            let vectors = self.panelling.vectors(panel);
+            match S::LANES {
+                16 => match vectors {
+                    4 => self.run::<S, 6, 4>(s, panel),
+                    3 => self.run::<S, 8, 3>(s, panel),
+                    2 => self.run::<S, 8, 2>(s, panel),
+                    _ => self.run::<S, 8, 1>(s, panel),
+                },
+                8 => match vectors {
+                    3 => self.run::<S, 4, 3>(s, panel),
+                    2 => self.run::<S, 6, 2>(s, panel),
+                    _ => self.run::<S, 8, 1>(s, panel),
+                },
+                _ if vectors == 2 => self.run::<S, 8, 2>(s, panel),
                 _ => self.run::<S, 8, 1>(s, panel),
             }
         }

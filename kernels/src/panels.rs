@@ -75,8 +75,8 @@ impl Panelling {
 pub(crate) fn lanes(isa: Isa) -> usize {
     match isa {
         Isa::Avx512 => 16,
-        Isa::Avx2 | Isa::Portable => 8,
-        Isa::Neon => 4,
+        Isa::Avx2 => 8,
+        Isa::Neon | Isa::Portable => 4,
     }
 }
 

@@ -217,13 +217,19 @@ impl WithSimd for Run<'_> {
         // The tile's shape fills the registers: MR * NV sums, NV filter vectors and one broadcast. The last rows take
         // a tile of half the height, or a single row.
         for panel in block.panels.clone() {
-            match (S::LANES, panelling.vectors(panel)) {
-                (16, 4) => block.run::<S, 6, 3, 4>(s, panel),
-                (16, 2) => block.run::<S, 12, 6, 2>(s, panel),
-                (16, _) => block.run::<S, 12, 6, 1>(s, panel),
-                (8, 3) => block.run::<S, 4, 2, 3>(s, panel),
-                (8, 2) => block.run::<S, 6, 3, 2>(s, panel),
-                (4, 2) => block.run::<S, 8, 4, 2>(s, panel),
+            let vectors = panelling.vectors(panel);
+            match S::LANES {
+                16 => match vectors {
+                    4 => block.run::<S, 6, 3, 4>(s, panel),
+                    2 => block.run::<S, 12, 6, 2>(s, panel),
+                    _ => block.run::<S, 12, 6, 1>(s, panel),
+                },
+                8 => match vectors {
+                    3 => block.run::<S, 4, 2, 3>(s, panel),
+                    2 => block.run::<S, 6, 3, 2>(s, panel),
+                    _ => block.run::<S, 6, 3, 1>(s, panel),
+                },
+                _ if vectors == 2 => block.run::<S, 8, 4, 2>(s, panel),
                 _ => block.run::<S, 6, 3, 1>(s, panel),
             }
         }

@@ -261,11 +261,15 @@ impl WithSimd for Block<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        match (S::LANES, self.plan.vectors) {
-            (16, 2) => self.run::<S, 8, 2>(s),
-            (16, _) => self.run::<S, 16, 1>(s),
-            (_, 2) => self.run::<S, 4, 2>(s),
-            _ => self.run::<S, 8, 1>(s),
+        match S::LANES {
+            16 => match self.plan.vectors {
+                2 => self.run::<S, 8, 2>(s),
+                _ => self.run::<S, 16, 1>(s),
+            },
+            _ => match self.plan.vectors {
+                2 => self.run::<S, 4, 2>(s),
+                _ => self.run::<S, 8, 1>(s),
+            },
         }
     }
 }

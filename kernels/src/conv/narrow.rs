@@ -61,13 +61,17 @@ impl WithSimd for Dots<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         // Sums enough to hide the latency of the additions, few enough for the registers.
-        match (S::LANES, self.panels.outputs) {
-            (_, 1) => self.run::<S, 1, 8>(s),
-            (_, 2) => self.run::<S, 2, 4>(s),
-            (16, 3) => self.run::<S, 3, 6>(s),
-            (_, 3) => self.run::<S, 3, 3>(s),
-            (16, _) => self.run::<S, 4, 4>(s),
-            _ => self.run::<S, 4, 2>(s),
+        match self.panels.outputs {
+            1 => self.run::<S, 1, 8>(s),
+            2 => self.run::<S, 2, 4>(s),
+            3 => match S::LANES {
+                16 => self.run::<S, 3, 6>(s),
+                _ => self.run::<S, 3, 3>(s),
+            },
+            _ => match S::LANES {
+                16 => self.run::<S, 4, 4>(s),
+                _ => self.run::<S, 4, 2>(s),
+            },
         }
     }
 }
@@ -80,7 +84,7 @@ impl Dots<'_> {
         let (whole, step) = (c - c % S::LANES, window.stride * c);
         let meets: [std::ops::Range<usize>; 3] = std::array::from_fn(|v| window.columns(v.min(kernel - 1)));
         assert!(panels.outputs == OUTPUTS && panels.panelling.width(0) == 1 && panels.taps == kernel * kernel);
-        assert!(panels.values.len() == OUTPUTS * panels.taps * c && self.zeros.len() == c);
+        assert!(panels.values.len() >= OUTPUTS * panels.taps * c && self.zeros.len() == c);
         let filter = |o: usize, tap: usize| &panels.values[(o * panels.taps + tap) * c..][..c];
         for row in self.rows.clone() {
             for u in 0..kernel {
@@ -201,14 +205,19 @@ impl WithSimd for Gradient<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        match (S::LANES, self.outputs) {
-            (_, 1) => self.run::<S, 1, 4>(s),
-            (16, 2) => self.run::<S, 2, 4>(s),
-            (16, 3) => self.run::<S, 3, 4>(s),
-            (16, _) => self.run::<S, 4, 4>(s),
-            (_, 2) => self.run::<S, 2, 2>(s),
-            (_, 3) => self.run::<S, 3, 2>(s),
-            _ => self.run::<S, 4, 2>(s),
+        match S::LANES {
+            16 => match self.outputs {
+                1 => self.run::<S, 1, 4>(s),
+                2 => self.run::<S, 2, 4>(s),
+                3 => self.run::<S, 3, 4>(s),
+                _ => self.run::<S, 4, 4>(s),
+            },
+            _ => match self.outputs {
+                1 => self.run::<S, 1, 4>(s),
+                2 => self.run::<S, 2, 2>(s),
+                3 => self.run::<S, 3, 2>(s),
+                _ => self.run::<S, 4, 2>(s),
+            },
         }
     }
 }

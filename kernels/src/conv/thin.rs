@@ -163,12 +163,15 @@ impl WithSimd for Block<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        match (S::LANES, self.panels.panelling.vectors(0)) {
-            (16, 4) => self.run::<S, 6, 4>(s),
-            (16, 2) => self.run::<S, 12, 2>(s),
-            (16, _) => self.run::<S, 12, 1>(s),
-            (8, 2) => self.run::<S, 6, 2>(s),
-            (4, 2) => self.run::<S, 8, 2>(s),
+        let vectors = self.panels.panelling.vectors(0);
+        match S::LANES {
+            16 => match vectors {
+                4 => self.run::<S, 6, 4>(s),
+                2 => self.run::<S, 12, 2>(s),
+                _ => self.run::<S, 12, 1>(s),
+            },
+            8 if vectors == 2 => self.run::<S, 6, 2>(s),
+            4 if vectors == 2 => self.run::<S, 8, 2>(s),
             _ => self.run::<S, 6, 1>(s),
         }
     }

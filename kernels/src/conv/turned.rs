@@ -169,12 +169,18 @@ impl WithSimd for Run<'_> {
                 block.weight.widen(output * block.c_in + depth.start, to);
             }
             for panel in 0..block.panelling.count() {
-                match (S::LANES, block.panelling.vectors(panel)) {
-                    (16, 2) => block.multiply::<S, 12, 2>(s, panel, &depth, weights, sums),
-                    (16, _) => block.multiply::<S, 12, 1>(s, panel, &depth, weights, sums),
-                    (8, 3) => block.multiply::<S, 4, 3>(s, panel, &depth, weights, sums),
-                    (8, 2) => block.multiply::<S, 6, 2>(s, panel, &depth, weights, sums),
-                    (4, 2) => block.multiply::<S, 8, 2>(s, panel, &depth, weights, sums),
+                let vectors = block.panelling.vectors(panel);
+                match S::LANES {
+                    16 => match vectors {
+                        2 => block.multiply::<S, 12, 2>(s, panel, &depth, weights, sums),
+                        _ => block.multiply::<S, 12, 1>(s, panel, &depth, weights, sums),
+                    },
+                    8 => match vectors {
+                        3 => block.multiply::<S, 4, 3>(s, panel, &depth, weights, sums),
+                        2 => block.multiply::<S, 6, 2>(s, panel, &depth, weights, sums),
+                        _ => block.multiply::<S, 6, 1>(s, panel, &depth, weights, sums),
+                    },
+                    _ if vectors == 2 => block.multiply::<S, 8, 2>(s, panel, &depth, weights, sums),
                     _ => block.multiply::<S, 6, 1>(s, panel, &depth, weights, sums),
                 }
             }

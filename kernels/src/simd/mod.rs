@@ -12,15 +12,23 @@ use crate::lanes::SQUARE;
 mod avx2_loops;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(any(test, not(target_arch = "x86_64")))]
 mod portable;
 #[cfg(target_arch = "x86_64")]
+mod sse2;
+#[cfg(target_arch = "x86_64")]
 mod x86;
+
+#[cfg(not(target_arch = "x86_64"))]
+use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+use sse2::Portable;
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isa {
-    /// Plain Rust; whatever the target's baseline has.
+    /// Whatever every processor of the target has: SSE2 on x86-64, plain Rust elsewhere.
     Portable,
     /// 256-bit vectors with fused multiply-add.
     Avx2,
@@ -263,6 +271,20 @@ unsafe fn multiply_columns<S: Simd, const MR: usize, const NV: usize>(
     *sums = acc;
 }
 
+/// `x`, of which a compiler knows nothing: distances that depend on it are added where they are used, instead of all being worked out
+/// before a loop and kept in memory, for want of registers.
+#[inline(always)]
+pub(crate) fn opaque(x: usize) -> usize {
+    #[allow(unused_mut)]
+    let mut x = x;
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: there are no instructions.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) x, options(pure, nomem, nostack, preserves_flags));
+    }
+    x
+}
+
 /// An operation that is compiled once per instruction set.
 pub(crate) trait WithSimd {
     /// What the operation returns.
@@ -294,7 +316,7 @@ pub(crate) fn dispatch_to<O: WithSimd>(isa: Isa, op: O) -> O::Output {
         #[cfg(target_arch = "aarch64")]
         // SAFETY: the feature was detected on this processor.
         Isa::Neon => unsafe { neon::run(op) },
-        _ => op.with_simd(portable::Portable),
+        _ => op.with_simd(Portable),
     }
 }
 

@@ -1,11 +1,11 @@
-//! Plain Rust, eight lanes wide: the compiler maps them onto whatever the target has.
+//! Plain Rust, four lanes wide: the compiler maps them onto whatever the target has.
 
 use super::Simd;
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
 
-type V = [f32; 8];
+type V = [f32; 4];
 
 #[inline(always)]
 fn map(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
@@ -13,23 +13,23 @@ fn map(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
 }
 
 impl Simd for Portable {
-    const LANES: usize = 8;
+    const LANES: usize = 4;
     type V = V;
 
     #[inline(always)]
     fn splat(self, x: f32) -> V {
-        [x; 8]
+        [x; 4]
     }
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> V {
-        // SAFETY: the caller vouches for eight readable floats; an array of f32 has the alignment of f32.
+        // SAFETY: the caller vouches for four readable floats; an array of f32 has the alignment of f32.
         unsafe { p.cast::<V>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: V) {
-        // SAFETY: the caller vouches for eight writable floats.
+        // SAFETY: the caller vouches for four writable floats.
         unsafe { p.cast::<V>().write_unaligned(v) }
     }
 

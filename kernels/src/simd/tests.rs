@@ -83,3 +83,77 @@ fn inner_loops_have_the_bits_of_their_definition() {
         dispatch_to(isa, Loops::<3, 1>);
     }
 }
+
+/// The elementary operations of all lanes, on pairs of numbers.
+struct Operations<'a>(&'a [[f32; 3]]);
+
+impl WithSimd for Operations<'_> {
+    type Output = Vec<[u32; 8]>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) -> Self::Output {
+        let each = |[a, b, c]: [f32; 3]| {
+            let [x, y, z] = [a, b, c].map(|number| s.splat(number));
+            let results = [
+                s.add(x, y),
+                s.sub(x, y),
+                s.mul(x, y),
+                s.div(x, y),
+                s.max(x, y),
+                s.min(x, y),
+                s.where_positive(x, z),
+                s.fma(x, y, z),
+            ];
+            results.map(|v| {
+                let mut lanes = vec![0.0; S::LANES];
+                // SAFETY: the vector has so many floats.
+                unsafe { s.store(lanes.as_mut_ptr(), v) };
+                assert!(lanes.iter().all(|lane| lane.to_bits() == lanes[0].to_bits()));
+                lanes[0].to_bits()
+            })
+        };
+        self.0.iter().map(|numbers| each(*numbers)).collect()
+    }
+}
+
+/// Of every instruction set, and of plain Rust where that is none of them; fused products alone may be rounded otherwise.
+#[test]
+fn operations_have_the_bits_of_plain_rust() {
+    let numbers = [0.0, -0.0, 1.5, -2.25, f32::INFINITY, 3e-39, f32::MAX, 0.1];
+    let cases: Vec<[f32; 3]> = numbers
+        .iter()
+        .flat_map(|a| numbers.iter().map(move |b| [*a, *b, 0.75]))
+        .filter(|[a, b, _]| a.is_finite() || a != b)
+        .collect();
+    let expected = Operations(&cases).with_simd(portable::Portable);
+    for &isa in Isa::available() {
+        let found = dispatch_to(isa, Operations(&cases));
+        for ((case, expected), found) in cases.iter().zip(&expected).zip(&found) {
+            let (expected_fma, found_fma) = (f32::from_bits(expected[7]), f32::from_bits(found[7]));
+            if expected.iter().zip(found).take(7).any(|(e, f)| e != f && !f32::from_bits(*e).is_nan()) {
+                panic!("{isa:?}, {case:?}: {found:x?} instead of {expected:x?}");
+            }
+            let close = (expected_fma - found_fma).abs() <= 2e-7 * expected_fma.abs();
+            assert!(close || expected_fma == found_fma || expected_fma.is_nan(), "{isa:?}, {case:?}: {found_fma}");
+        }
+        for n in [-126.0, -3.0, 0.0, 1.0, 127.0] {
+            assert_eq!(dispatch_to(isa, Power(n)), f32::powf(2.0, n), "{isa:?}: 2^{n}");
+        }
+    }
+    assert_eq!(Power(-126.0).with_simd(portable::Portable), f32::MIN_POSITIVE);
+}
+
+/// 2^n
+struct Power(f32);
+
+impl WithSimd for Power {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) -> f32 {
+        let mut lanes = vec![0.0; S::LANES];
+        // SAFETY: the vector has so many floats.
+        unsafe { s.store(lanes.as_mut_ptr(), s.pow2(s.splat(self.0))) };
+        lanes[0]
+    }
+}

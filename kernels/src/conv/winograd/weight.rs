@@ -200,11 +200,12 @@ impl WithSimd for Staged<'_> {
                 add_rows(s, rows, &mut bias[..task.outputs.len()]);
             }
             // The first block writes the sums, so that they need not be zeroed.
-            match (S::LANES, task.isa) {
-                (_, Isa::Avx2) => task.multiply::<S, 4, true>(s, &block, index > 0, patches, gradients, sums),
-                (16, _) => task.multiply::<S, 8, false>(s, &block, index > 0, patches, gradients, sums),
-                (4, _) => task.multiply::<S, 8, false>(s, &block, index > 0, patches, gradients, sums),
-                _ => task.multiply::<S, 4, false>(s, &block, index > 0, patches, gradients, sums),
+            match S::LANES {
+                8 => task.multiply::<S, 4, true>(s, &block, index > 0, patches, gradients, sums),
+                4 if task.isa == Isa::Portable => {
+                    task.multiply::<S, 4, false>(s, &block, index > 0, patches, gradients, sums);
+                }
+                _ => task.multiply::<S, 8, false>(s, &block, index > 0, patches, gradients, sums),
             }
         }
         if let Some((partial, start)) = task.partial_bias {
