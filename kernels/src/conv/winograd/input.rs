@@ -7,7 +7,7 @@ use super::tiles::{PATCH, POINTS, TILE, Tile, input_transform, uses};
 use crate::act::{Act, Activation, Identity, per_act};
 use crate::conv::part::Part;
 use crate::lanes::LINE;
-use crate::simd::Simd;
+use crate::simd::{Simd, opaque};
 
 /// The most channels of a part.
 pub(super) const MOST_CHANNELS: usize = 4096;
@@ -151,10 +151,11 @@ impl View<'_> {
             let reading = self.reading(s, tile.n, c);
             let mut rows = [MaybeUninit::uninit(); PATCH];
             for (u, row) in rows.iter_mut().enumerate() {
+                let pixels = source.wrapping_add(opaque(u * self.w * channels + c));
                 let mut d = [s.splat(0.0); PATCH];
                 for (v, d) in d.iter_mut().enumerate() {
                     // SAFETY: the patch lies within the picture, and a whole vector of channels begins at `c`.
-                    let x = unsafe { s.load(source.add((u * self.w + v) * channels + c)) };
+                    let x = unsafe { s.load(pixels.add(v * channels)) };
                     *d = reading.read::<S, A, PLAIN>(s, x);
                 }
                 row.write(input_transform(s, 4, d));
@@ -233,10 +234,11 @@ impl View<'_> {
             *d = unsafe { row.assume_init_ref()[v] };
         }
         let column = input_transform(s, M, d);
+        let target = target.wrapping_add(opaque(v * self.plane));
         for (u, value) in column.into_iter().enumerate() {
             if uses(M, u) {
                 // SAFETY: the caller vouches that there is room for all channels of every point of every tile.
-                unsafe { s.store(target.add((u * PATCH + v) * self.plane), value) };
+                unsafe { s.store(target.add(u * PATCH * self.plane), value) };
             }
         }
     }

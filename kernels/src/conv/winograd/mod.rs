@@ -25,6 +25,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub(super) use few::{are_few, convolve_few};
+use panels::FILTER_GAP;
 pub(super) use panels::WinogradPanels;
 pub(super) use passes::{fit, in_passes};
 
@@ -32,7 +33,7 @@ use super::ConvDims;
 use super::part::{Part, Target};
 use crate::cache;
 use crate::par::{Kept, Shared, with_kept};
-use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
+use crate::simd::{Isa, Simd, WithSimd, dispatch_to, opaque};
 use input::Source;
 use tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, output_transform, uses};
 
@@ -217,7 +218,7 @@ impl WithSimd for Staged<'_> {
             for point in 0..POINTS {
                 // The next point's filters lie behind, and after the last point the next panel's.
                 let filters = task.filter.panel(panel, point);
-                let then = filters.as_ptr().wrapping_add(filters.len());
+                let then = filters.as_ptr().wrapping_add(filters.len() + FILTER_GAP);
                 let patches = &patches[point * task.in_plane()..][..task.in_plane()];
                 let products = &mut products[point * task.out_plane()..][..task.out_plane()];
                 task.multiply(s, (panel, point), patches, products, then);
@@ -241,13 +242,19 @@ impl Task<'_> {
     /// The matrix product of a point for one panel of outputs, `[tile][width]`; `then` are the filters that are met next.
     #[inline(always)]
     fn multiply<S: Simd>(&self, s: S, at: (usize, usize), patches: &[f32], products: &mut [f32], then: *const f32) {
-        match (S::LANES, self.filter.panelling.vectors(at.0)) {
-            (16, 4) => self.multiply_by::<S, 6, 3, 4>(s, at, patches, products, then),
-            (16, 2) => self.multiply_by::<S, 12, 4, 2>(s, at, patches, products, then),
-            (16, _) => self.multiply_by::<S, 12, 8, 1>(s, at, patches, products, then),
-            (8, 3) => self.multiply_by::<S, 4, 2, 3>(s, at, patches, products, then),
-            (8, 2) => self.multiply_by::<S, 6, 4, 2>(s, at, patches, products, then),
-            (4, 2) => self.multiply_by::<S, 8, 4, 2>(s, at, patches, products, then),
+        let vectors = self.filter.panelling.vectors(at.0);
+        match S::LANES {
+            16 => match vectors {
+                4 => self.multiply_by::<S, 6, 3, 4>(s, at, patches, products, then),
+                2 => self.multiply_by::<S, 12, 4, 2>(s, at, patches, products, then),
+                _ => self.multiply_by::<S, 12, 8, 1>(s, at, patches, products, then),
+            },
+            8 => match vectors {
+                3 => self.multiply_by::<S, 4, 2, 3>(s, at, patches, products, then),
+                2 => self.multiply_by::<S, 6, 4, 2>(s, at, patches, products, then),
+                _ => self.multiply_by::<S, 6, 3, 1>(s, at, patches, products, then),
+            },
+            _ if vectors == 2 => self.multiply_by::<S, 8, 4, 2>(s, at, patches, products, then),
             _ => self.multiply_by::<S, 6, 3, 1>(s, at, patches, products, then),
         }
     }
@@ -443,21 +450,26 @@ impl<V: Copy> Column<'_, V> {
         }
     }
 
-    /// `m A` of row `u` of a tile with `M` columns.
+    /// `m A` of row `u` of a tile with `M` columns; the bias is among the products.
     #[inline(always)]
     fn transform_row<S: Simd<V = V>, const M: usize>(&self, s: S, source: *const f32, u: usize) -> [V; TILE] {
-        let products = std::array::from_fn(|v| {
+        let row = source.wrapping_add(opaque(u * PATCH * self.point));
+        let mut products = std::array::from_fn(|v| {
             if uses(M, v) {
                 // SAFETY: every point has the products of every tile of the block.
-                unsafe { s.load(source.add((u * PATCH + v) * self.point)) }
+                unsafe { s.load(row.add(v * self.point)) }
             } else {
                 s.splat(0.0)
             }
         });
+        // The point 1 along both axes is part of every output, with the factor one.
+        if u == 1 {
+            products[1] = s.add(products[1], self.bias);
+        }
         output_transform(s, M, products)
     }
 
-    /// `A^T m` of column `j` of a tile with `M` rows, with the bias, stored or added.
+    /// `A^T m` of column `j` of a tile with `M` rows, stored or added.
     ///
     /// # Safety
     /// The rows that `M` outputs use must have been written.
@@ -478,7 +490,6 @@ impl<V: Copy> Column<'_, V> {
         }
         let column = output_transform(s, M, products);
         for (i, value) in column.into_iter().enumerate().take(M) {
-            let value = s.add(value, self.bias);
             // SAFETY: row `i` and column `j` of the tile lie within the part of the target that was taken.
             unsafe {
                 let y = target.y.add(i * target.row + j * target.channels);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::SCRATCH;
 use super::input::MOST_CHANNELS;
 use super::tiles::{PATCH, POINTS};
-use crate::conv::pack::{is_narrow, panel_vectors};
+use crate::conv::pack::{at_least, is_narrow, panel_vectors};
 use crate::lanes::turn;
 use crate::panels::{Panelling, lanes};
 use crate::par::{Shared, tasks, with_kept};
@@ -28,7 +28,11 @@ const FILTER_POINTS: [[f32; 3]; PATCH] = [
     [0.0, 0.0, 1.0],
 ];
 
-/// Transformed filters, `[panel][point][channel][width]`.
+/// Floats from the filters of a point to those of the next beyond their content. A transform writes to all points in turn: without
+/// the gap their places share cache sets.
+pub(super) const FILTER_GAP: usize = 32;
+
+/// Transformed filters, `[panel][point][channel][width]`, with gaps.
 #[derive(Clone, Debug)]
 pub(in crate::conv) struct WinogradPanels {
     pub(super) isa: Isa,
@@ -50,17 +54,16 @@ impl WinogradPanels {
         Self::within(Vec::new(), isa, channels, outputs)
     }
 
-    /// Panels of some outputs' filters in memory that another use has left, whatever it holds.
+    /// Panels of some outputs' filters in memory that another use has left, whatever it holds and however much more it is.
     pub(in crate::conv) fn within(memory: Vec<f32>, isa: Isa, channels: usize, outputs: usize) -> Self {
-        let mut values = memory;
-        values.resize(Self::floats(isa, channels, outputs), 0.0);
+        let values = at_least(memory, Self::floats(isa, channels, outputs));
         Self { isa, panelling: Self::panelling(isa, outputs), channels, outputs, values }
     }
 
     /// Makes room for filters of another number of channels.
     pub(super) fn set_channels(&mut self, channels: usize) {
         self.channels = channels;
-        self.values.resize(Self::floats(self.isa, channels, self.outputs), 0.0);
+        self.values = at_least(std::mem::take(&mut self.values), Self::floats(self.isa, channels, self.outputs));
     }
 
     /// Their memory, for another use.
@@ -70,7 +73,8 @@ impl WinogradPanels {
 
     /// Floats of the transformed filters.
     pub(in crate::conv) fn floats(isa: Isa, channels: usize, outputs: usize) -> usize {
-        POINTS * Self::panelling(isa, outputs).room() * channels
+        let panelling = Self::panelling(isa, outputs);
+        POINTS * (panelling.room() * channels + panelling.count() * FILTER_GAP)
     }
 
     pub(super) fn panelling(isa: Isa, outputs: usize) -> Panelling {
@@ -117,11 +121,11 @@ impl WinogradPanels {
         each(panelling.count() * ranges, &|index| {
             let (panel, first) = (index / ranges, index % ranges * CHANNELS_AT_ONCE);
             let range = first..channels.min(first + CHANNELS_AT_ONCE);
-            let (start, width) = (panelling.start(panel), panelling.width(panel));
+            let width = panelling.width(panel);
             // Filters as they come, and by taps.
             with_kept(SCRATCH, 2 * TAPS * range.len() * width, |room| {
                 let (rows, taps) = room.split_at_mut(TAPS * range.len() * width);
-                dispatch_to(isa, Fill { origin, values, start, width, range, channels, outputs, rows, taps });
+                dispatch_to(isa, Fill { origin, values, panelling, panel, range, channels, outputs, rows, taps });
             });
         });
     }
@@ -129,9 +133,16 @@ impl WinogradPanels {
     /// The filters of a panel at a point, `[channel][width]`.
     #[inline(always)]
     pub(super) fn panel(&self, panel: usize, point: usize) -> &[f32] {
-        let (start, width) = (self.panelling.start(panel), self.panelling.width(panel));
-        &self.values[(start * POINTS + point * width) * self.channels..][..width * self.channels]
+        &self.values[place(self.panelling, self.channels, panel, point)..]
+            [..self.panelling.width(panel) * self.channels]
     }
+}
+
+/// Where the filters of a panel at a point begin.
+#[inline(always)]
+fn place(panelling: Panelling, channels: usize, panel: usize, point: usize) -> usize {
+    let plane = panelling.width(panel) * channels + FILTER_GAP;
+    (panelling.start(panel) * channels + panel * FILTER_GAP) * POINTS + point * plane
 }
 
 /// Filters as they come.
@@ -147,9 +158,8 @@ enum Origin<'a> {
 struct Fill<'a> {
     origin: Origin<'a>,
     values: Shared<'a, f32>,
-    /// The panel's first output, and its width.
-    start: usize,
-    width: usize,
+    panelling: Panelling,
+    panel: usize,
     range: Range<usize>,
     channels: usize,
     outputs: usize,
@@ -164,19 +174,19 @@ impl WithSimd for Fill<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Self { width, channels, outputs, .. } = self;
-        let count = width.min(outputs - self.start);
+        let Self { panelling, panel, channels, outputs, .. } = self;
+        let (start, width) = (panelling.start(panel), panelling.width(panel));
+        let count = width.min(outputs - start);
         let run = self.range.len() * width;
         assert!(self.taps.len() == TAPS * run && count.is_multiple_of(S::LANES));
-        let wanted = self.start..self.start + count;
-        let [tap_row, channel_row] = self.origin.spread(s, &self.range, wanted, outputs, width, self.rows, self.taps);
-        let taps = self.taps.as_ptr();
+        let wanted = start..start + count;
+        let spread = self.origin.spread(s, &self.range, wanted, outputs, width, self.rows, self.taps);
+        let taps = self.taps.as_ptr().wrapping_add(spread.first);
         for (u, [a, b, c]) in FILTER_POINTS.into_iter().enumerate() {
             let (a, b, c) = (s.splat(a), s.splat(b), s.splat(c));
             let mut targets = [std::ptr::null_mut(); PATCH];
             for (v, target) in targets.iter_mut().enumerate() {
-                let point = self.start * POINTS + (u * PATCH + v) * width;
-                let at = point * channels + self.range.start * width;
+                let at = place(panelling, channels, panel, u * PATCH + v) + self.range.start * width;
                 // SAFETY: no other task has this panel and these channels.
                 *target = unsafe { self.values.part(at, run) }.as_mut_ptr();
             }
@@ -184,11 +194,13 @@ impl WithSimd for Fill<'_> {
                 for at in (row..row + count).step_by(S::LANES) {
                     let mut column = [s.splat(0.0); 3];
                     for (v, column) in column.iter_mut().enumerate() {
-                        let tap = taps.wrapping_add(channel * channel_row + v * tap_row + at - row);
-                        // SAFETY: `at - row` begins a vector of the width, which every tap of every channel has; three
-                        // taps lie between rows.
-                        let (x, y, z) =
-                            unsafe { (s.load(tap), s.load(tap.add(3 * tap_row)), s.load(tap.add(6 * tap_row))) };
+                        let tap = |index: usize| {
+                            let tap = taps.wrapping_offset(index as isize * spread.tap);
+                            // SAFETY: `at - row` begins a vector of the width, which every tap of every channel has.
+                            unsafe { s.load(tap.add(channel * spread.channel + at - row)) }
+                        };
+                        // Three taps lie between rows.
+                        let (x, y, z) = (tap(v), tap(v + 3), tap(v + 6));
                         *column = s.fma(c, z, s.fma(b, y, s.mul(a, x)));
                     }
                     let points = filter_transform(s, column);
@@ -202,6 +214,16 @@ impl WithSimd for Fill<'_> {
     }
 }
 
+/// Where filters lie by taps.
+struct Spread {
+    /// The first tap of the first channel.
+    first: usize,
+    /// Floats from tap to tap: negative for filters that are turned.
+    tap: isize,
+    /// Floats from channel to channel.
+    channel: usize,
+}
+
 impl<'a> Origin<'a> {
     /// So many outputs from `first` on, and so many channels from `channel` on, of filters with `of` channels.
     fn stored(weight: Weight<'a>, [first, outputs]: [usize; 2], [channel, channels, of]: [usize; 3]) -> Self {
@@ -211,7 +233,7 @@ impl<'a> Origin<'a> {
 }
 
 impl Origin<'_> {
-    /// Writes some filters by taps, and returns how many floats lie from tap to tap, and from channel to channel.
+    /// Writes some filters by taps, and returns where they are.
     #[inline(always)]
     fn spread<S: Simd>(
         &self,
@@ -222,19 +244,15 @@ impl Origin<'_> {
         width: usize,
         rows: &mut [f32],
         taps: &mut [f32],
-    ) -> [usize; 2] {
+    ) -> Spread {
         match self {
             Self::Turned(weight) => {
                 let run = range.len() * width;
                 for (k, channel) in range.clone().enumerate() {
                     let filters = &weight[channel * outputs * TAPS..][wanted.start * TAPS..wanted.end * TAPS];
-                    for (o, filter) in filters.chunks_exact(TAPS).enumerate() {
-                        for tap in 0..TAPS {
-                            taps[(TAPS - 1 - tap) * run + k * width + o] = filter[tap];
-                        }
-                    }
+                    turn(s, (filters, TAPS), (wanted.len(), TAPS), (&mut taps[k * width..], run));
                 }
-                [run, width]
+                Spread { first: (TAPS - 1) * run, tap: -(run as isize), channel: width }
             }
             Self::Forward { weight, first, channel, of } => {
                 // The taps of all channels of an output are a row, whose numbers become columns.
@@ -252,7 +270,7 @@ impl Origin<'_> {
                         turn(s, (rows, len), (count, len), (taps, width));
                     }
                 }
-                [width, TAPS * width]
+                Spread { first: 0, tap: width as isize, channel: TAPS * width }
             }
         }
     }
