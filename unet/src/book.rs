@@ -31,7 +31,7 @@ use crate::layers::{BatchNorm, Conv, Embedding, Linear, Place, RunningUpdate, co
 use crate::request::{self, Request};
 use crate::summary::Summary;
 use crate::tensor::{Pool, Tensor};
-use crate::weights::{Builder, Pass, Weights};
+use crate::weights::{Builder, Filters, Pass, Weights};
 
 /// The `_class_name` of this network.
 pub(crate) const CLASS: &str = "UNetCond";
@@ -518,7 +518,12 @@ impl Network for Book {
     ) -> Result<Array4<f32>, DenoiserError> {
         let request = self.request("predicting with UNetCond", x, timesteps, condition)?;
         let filters = self.weights.for_predict();
-        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool, dropout: &[] };
+        let p = Pass {
+            values: self.weights.params().values(),
+            filters: Filters::Kept(&filters),
+            pool: &self.pool,
+            dropout: &[],
+        };
         Ok(request.in_chunks(self.config.in_channels, self.config.base_channels, |part| {
             let x = request::from_array(&self.pool, part.x);
             self.layers.forward(&p, x, part.times, part.labels, None).0
@@ -554,7 +559,7 @@ impl NetworkGrad for Book {
         let request = self.request("training UNetCond", x, timesteps, condition)?;
         request.check_grads(grads, self.weights.params().len())?;
         let filters = self.weights.for_training();
-        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool, dropout: &[] };
+        let p = Pass { values: self.weights.params().values(), filters, pool: &self.pool, dropout: &[] };
         let mut updates = Vec::new();
         let x = request::from_array(&self.pool, request.x);
         let (y, trace) = in_pool(|| self.layers.forward(&p, x, request.times, request.labels, Some(&mut updates)));

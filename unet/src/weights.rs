@@ -15,12 +15,45 @@ use crate::{UnetError, WeightSource};
 pub(crate) struct Pass<'a> {
     /// All parameters, see [`Params::values`].
     pub values: &'a [f32],
-    /// The packed weights, by the position that [`Builder::filter`] gave out.
-    pub filters: &'a [Filter],
+    /// The weights of convolutions and linear layers.
+    pub filters: Filters<'a>,
     /// Where activations get their memory.
     pub pool: &'a Pool,
     /// In training with dropout, a key for every sample; else empty.
     pub dropout: &'a [u64],
+}
+
+/// The weights of convolutions and linear layers, by the position that [`Builder::filter`] gave out.
+#[derive(Clone, Copy)]
+pub(crate) enum Filters<'a> {
+    /// Packed for many passes.
+    Kept(&'a [Filter]),
+    /// To be packed for each layer's turn, because the next pass will have others.
+    Passing(&'a [FilterSpec]),
+}
+
+impl Pass<'_> {
+    /// Calls `run` with a filter for the forward pass.
+    pub fn with_filter<R>(&self, filter: usize, run: impl FnOnce(&Filter) -> R) -> R {
+        match self.filters {
+            Filters::Kept(filters) => run(&filters[filter]),
+            Filters::Passing(specs) => {
+                let FilterSpec { kernel, stride, c_in, c_out, ref weight, .. } = specs[filter];
+                Filter::with_forward(kernel, stride, [c_in, c_out], &self.values[weight.clone()], run)
+            }
+        }
+    }
+
+    /// Calls `run` with a filter for the gradient of the input.
+    pub fn with_backward_filter<R>(&self, filter: usize, run: impl FnOnce(&Filter) -> R) -> R {
+        match self.filters {
+            Filters::Kept(filters) => run(&filters[filter]),
+            Filters::Passing(specs) => {
+                let FilterSpec { kernel, stride, c_in, c_out, ref weight, .. } = specs[filter];
+                Filter::with_backward(kernel, stride, [c_in, c_out], &self.values[weight.clone()], run)
+            }
+        }
+    }
 }
 
 /// Where one weight to be packed lies, and its shape.
@@ -141,7 +174,7 @@ impl RunWeights {
 
     /// What the layers need.
     pub fn pass<'a>(&'a self, pool: &'a Pool) -> Pass<'a> {
-        Pass { values: &self.values, filters: &self.filters, pool, dropout: &[] }
+        Pass { values: &self.values, filters: Filters::Kept(&self.filters), pool, dropout: &[] }
     }
 }
 
@@ -176,9 +209,9 @@ impl Weights {
         &self.params
     }
 
-    /// The parameters, to be changed: the packed weights are out of date from here on.
+    /// The parameters, to be changed: the packed weights are out of date from here on, and given up.
     pub fn params_mut(&mut self) -> &mut Params {
-        self.packed.get_mut().unwrap_or_else(PoisonError::into_inner).fresh = Fresh::Stale;
+        *self.packed.get_mut().unwrap_or_else(PoisonError::into_inner) = Packed::default();
         &mut self.params
     }
 
@@ -189,7 +222,7 @@ impl Weights {
 
     /// Draws the first values of every parameter.
     pub fn initialise(&mut self, init: Init, seed: u64) {
-        self.packed.get_mut().unwrap_or_else(PoisonError::into_inner).fresh = Fresh::Stale;
+        *self.packed.get_mut().unwrap_or_else(PoisonError::into_inner) = Packed::default();
         init::initialise(&mut self.params, &self.fills, init, seed);
     }
 
@@ -226,19 +259,9 @@ impl Weights {
         filters
     }
 
-    /// The packed weights for a forward and a backward pass.
-    pub fn for_training(&mut self) -> Arc<Vec<Filter>> {
-        let packed = std::mem::take(self.packed.get_mut().unwrap_or_else(PoisonError::into_inner));
-        let filters = if packed.fresh == Fresh::Both {
-            packed.filters
-        } else {
-            let filters = Arc::try_unwrap(packed.filters).unwrap_or_default();
-            let filters = if filters.is_empty() { self.empty() } else { filters };
-            Arc::new(self.pack(filters, true))
-        };
-        *self.packed.get_mut().unwrap_or_else(PoisonError::into_inner) =
-            Packed { filters: filters.clone(), fresh: Fresh::Both };
-        filters
+    /// The weights for a forward and a backward pass after which they change.
+    pub fn for_training(&self) -> Filters<'_> {
+        Filters::Passing(&self.specs)
     }
 
     fn empty(&self) -> Vec<Filter> {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gather::Tap;
 use super::winograd::WinogradPanels;
@@ -31,10 +31,9 @@ impl Panels {
         Self::within(Vec::new(), isa, taps, channels, outputs)
     }
 
-    /// Panels in memory that another use has left, whatever it holds.
+    /// Panels in memory that another use has left, whatever it holds and however much more it is.
     pub(super) fn within(memory: Vec<f32>, isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
-        let mut values = memory;
-        values.resize(Self::floats(isa, taps, channels, outputs), 0.0);
+        let values = at_least(memory, Self::floats(isa, taps, channels, outputs));
         Self { values, ..Self::empty(isa, taps, channels, outputs) }
     }
 
@@ -60,17 +59,19 @@ impl Panels {
         });
     }
 
-    /// Writes `weight(output, channel, tap)` in panel order.
+    /// Writes `weight(output, channel, tap)` in panel order, and zeros beyond the last output.
     fn fill(&mut self, weight: impl Fn(usize, usize, usize) -> f32 + Sync) {
         let (taps, channels) = (self.taps, self.channels);
         self.each_panel(|outputs, values| {
             let width = values.len() / (taps * channels);
             for channel in 0..channels {
                 for tap in 0..taps {
-                    let row = &mut values[(tap * channels + channel) * width..][..outputs.len()];
+                    let row = &mut values[(tap * channels + channel) * width..][..width];
+                    let (row, beyond) = row.split_at_mut(outputs.len());
                     for (k, value) in row.iter_mut().enumerate() {
                         *value = weight(outputs.start + k, channel, tap);
                     }
+                    beyond.fill(0.0);
                 }
             }
         });
@@ -122,12 +123,35 @@ impl Panels {
     }
 }
 
+/// `memory` with so many floats or more.
+pub(super) fn at_least(mut memory: Vec<f32>, floats: usize) -> Vec<f32> {
+    if memory.len() < floats {
+        memory.resize(floats, 0.0);
+    }
+    memory
+}
+
 /// Floats of an output's weights that are brought into panel order at a time.
 const ROW_FLOATS: usize = 512;
 
 thread_local! {
     /// Weights of some outputs, widened.
     static ROWS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Memory of a filter that is packed for one pass; not every thread that may begin one should have its own.
+static PASSING: Mutex<Vec<f32>> = Mutex::new(Vec::new());
+
+/// Calls `f` with the memory of [`PASSING`], which another thread finds empty meanwhile, and keeps what it returns.
+fn with_passing<R>(f: impl FnOnce(Vec<f32>) -> (Vec<f32>, R)) -> R {
+    let place = || PASSING.lock().unwrap_or_else(PoisonError::into_inner);
+    let memory = std::mem::take(&mut *place());
+    let (memory, result) = f(memory);
+    let mut place = place();
+    if place.len() < memory.len() {
+        *place = memory;
+    }
+    result
 }
 
 /// Whether so few outputs are made that vectors of channels waste less than vectors of outputs.
@@ -243,6 +267,79 @@ impl Filter {
             transformed: stride == 1 && WinogradPanels::fits(isa, kernel, c_in, c_out),
             gathered: false,
             streamed: Some(weight),
+        }
+    }
+
+    /// Calls `run` with weights `[c_out, c_in, kernel, kernel]` that are packed for one forward pass, in memory that is
+    /// kept for the next: as [`Filter::same`] of stride 1, and [`Filter::strided`]. Where weights change from step to step, a pass takes them
+    /// from the cache, and no step writes what is several times as large as they are.
+    ///
+    /// # Panics
+    /// If `weight` does not have the filter's size.
+    pub fn with_forward<R>(
+        kernel: usize,
+        stride: usize,
+        [c_in, c_out]: [usize; 2],
+        weight: &[f32],
+        run: impl FnOnce(&Self) -> R,
+    ) -> R {
+        let mut filter = Self::unpacked(kernel, stride, [c_in, c_out], weight);
+        let (isa, taps) = (filter.isa(), kernel * kernel);
+        with_passing(|memory| {
+            if filter.transformed && WinogradPanels::fits(isa, kernel, c_in, c_out) {
+                let mut panels = WinogradPanels::within(memory, isa, c_in, c_out);
+                panels.fill(weight);
+                filter.forward_winograd = Some(panels);
+            } else {
+                filter.forward = Panels::within(memory, isa, taps, c_in, c_out);
+                filter.forward.fill_stored(Weight::F32(weight), 0);
+            }
+            let result = run(&filter);
+            (filter.forward_winograd.map_or(filter.forward.values, WinogradPanels::into_memory), result)
+        })
+    }
+
+    /// [`Filter::with_forward`] with weights that are packed for the gradient of the input alone.
+    ///
+    /// # Panics
+    /// If `weight` does not have the filter's size.
+    pub fn with_backward<R>(
+        kernel: usize,
+        stride: usize,
+        [c_in, c_out]: [usize; 2],
+        weight: &[f32],
+        run: impl FnOnce(&Self) -> R,
+    ) -> R {
+        let mut filter = Self { has_backward: true, ..Self::unpacked(kernel, stride, [c_in, c_out], weight) };
+        let (isa, taps) = (filter.isa(), kernel * kernel);
+        with_passing(|memory| {
+            if filter.transformed && WinogradPanels::fits(isa, kernel, c_out, c_in) {
+                let mut panels = WinogradPanels::within(memory, isa, c_out, c_in);
+                panels.fill_turned(weight);
+                filter.backward_winograd = Some(panels);
+            } else {
+                filter.backward = Panels::within(memory, isa, taps, c_out, c_in);
+                filter.backward.fill(|c, o, tap| weight[(o * c_in + c) * taps + tap]);
+            }
+            let result = run(&filter);
+            (filter.backward_winograd.map_or(filter.backward.values, WinogradPanels::into_memory), result)
+        })
+    }
+
+    /// A filter without any packed form of `weight`.
+    fn unpacked(kernel: usize, stride: usize, [c_in, c_out]: [usize; 2], weight: &[f32]) -> Self {
+        let (isa, taps) = (Isa::best(), kernel * kernel);
+        assert_eq!(weight.len(), taps * c_in * c_out, "Filter: floats of the weight [{c_out}, {c_in}, {taps}]");
+        Self {
+            kernel,
+            forward: Panels::empty(isa, taps, c_in, c_out),
+            backward: Panels::empty(isa, taps, c_out, c_in),
+            forward_winograd: None,
+            backward_winograd: None,
+            has_backward: false,
+            transformed: stride == 1,
+            gathered: false,
+            streamed: None,
         }
     }
 

@@ -154,6 +154,41 @@ fn without_a_bias_zeros_are_added() {
     assert!(relative_error(&y, &reference::forward(&d, &x, &w, None)) < 1e-6);
 }
 
+/// Large filters and small ones in turn, so that each finds what another has left in its memory.
+#[test]
+fn filters_for_one_pass_give_the_bits_of_kept_ones() {
+    let strided = ConvDims { stride: 2, ..ConvDims::same(2, 7, 8, 12, 20, 3) };
+    let shapes = [
+        ConvDims::same(2, 9, 8, 48, 64, 3),
+        ConvDims::same(2, 9, 7, 5, 9, 3),
+        ConvDims::same(1, 6, 5, 520, 24, 3),
+        strided,
+        ConvDims::same(2, 5, 5, 24, 40, 1),
+        ConvDims::same(2, 9, 8, 16, 3, 3),
+        ConvDims::linear(37, 50, 70),
+        ConvDims::linear(3, 7, 2),
+    ];
+    for d in shapes.into_iter().chain(shapes) {
+        let (x, w, dy) = (random(d.in_len(), 1), random(d.weight_len(), 2), random(d.out_len(), 3));
+        let mut kept = if d.stride == 1 { Filter::same } else { Filter::strided }(d.kernel, d.c_in, d.c_out);
+        kept.pack(&w, true);
+        let mut expected = (vec![f32::NAN; d.out_len()], vec![1.0; d.in_len()]);
+        forward(&d, &x, &kept, None, &mut expected.0);
+        backward_input(&d, &kept, &dy, &mut expected.1);
+        let mut found = (vec![f32::NAN; d.out_len()], vec![1.0; d.in_len()]);
+        let sizes = [d.c_in, d.c_out];
+        Filter::with_forward(d.kernel, d.stride, sizes, &w, |filter| forward(&d, &x, filter, None, &mut found.0));
+        Filter::with_backward(d.kernel, d.stride, sizes, &w, |filter| backward_input(&d, filter, &dy, &mut found.1));
+        assert!(found == expected, "{d:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "floats of the weight [3, 2, 9]")]
+fn a_filter_for_one_pass_names_a_wrong_size() {
+    Filter::with_forward(3, 1, [2, 3], &[0.0; 53], |_| ());
+}
+
 /// The gradients are those of `sum(y * dy)`: directional finite differences. The map is linear in `x` and in `w`, so
 /// a step of one has no truncation error and only rounding remains.
 #[test]

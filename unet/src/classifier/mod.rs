@@ -28,7 +28,7 @@ use crate::request::{self, Request};
 use crate::residual::{Encoder, EncoderPlan, dropout_keys};
 use crate::summary::Summary;
 use crate::tensor::{Pool, Tape, Tensor};
-use crate::weights::{Builder, Pass, Weights};
+use crate::weights::{Builder, Filters, Pass, Weights};
 use pool::{AttentionPool, PoolLayer};
 
 /// The `_class_name` of this network.
@@ -253,7 +253,7 @@ impl EncoderClassifier {
         }
     }
 
-    fn pass<'a>(&'a self, filters: &'a [tweedie_kernels::conv::Filter], dropout: &'a [u64]) -> Pass<'a> {
+    fn pass<'a>(&'a self, filters: Filters<'a>, dropout: &'a [u64]) -> Pass<'a> {
         Pass { values: self.weights.params().values(), filters, pool: &self.pool, dropout }
     }
 
@@ -271,7 +271,7 @@ impl Classifier for EncoderClassifier {
         let none = Condition::none(timesteps.len());
         let request = self.request("classifying with EncoderClassifier", x, timesteps, &none)?;
         let filters = self.weights.for_predict();
-        let p = self.pass(&filters, &[]);
+        let p = self.pass(Filters::Kept(&filters), &[]);
         let (d, k) = (self.config.features(), self.config.classes);
         let both = request.in_chunks_of([d + k, 1, 1], self.config.encoder.channels[0], |part| {
             let f = self.layers.features(&p, self.input(part.x), part.times, &mut Tape::forgetting());
@@ -300,7 +300,7 @@ impl Classifier for EncoderClassifier {
             return Ok(Array4::zeros(x.raw_dim()));
         }
         let filters = self.weights.for_gradient();
-        let p = self.pass(&filters, &[]);
+        let p = self.pass(Filters::Kept(&filters), &[]);
         let (_, c, h, w) = x.dim();
         let mut gradient = request.in_chunks_of([c, h, w], RECORDED * self.config.encoder.channels[0], |part| {
             let mut tape = Tape::recording();
@@ -334,7 +334,7 @@ impl Network for EncoderClassifier {
         let request = self.request("classifying with EncoderClassifier", x, timesteps, condition)?;
         request.check_labels(0, true)?;
         let filters = self.weights.for_predict();
-        let p = self.pass(&filters, &[]);
+        let p = self.pass(Filters::Kept(&filters), &[]);
         Ok(request.in_chunks_of([self.config.classes, 1, 1], self.config.encoder.channels[0], |part| {
             self.layers.logits(&p, self.input(part.x), part.times, &mut Tape::forgetting())
         }))
@@ -373,7 +373,7 @@ impl NetworkGrad for EncoderClassifier {
         let x = self.input(request.x);
         let drops = self.config.encoder.dropout > 0.0 || self.config.head_dropout > 0.0;
         let dropout = if drops { dropout_keys(&x, request.times, self.salt()) } else { Vec::new() };
-        let p = self.pass(&filters, &dropout);
+        let p = self.pass(filters, &dropout);
         let mut tape = Tape::recording();
         let z = self.layers.logits(&p, x, request.times, &mut tape);
         let dz = request.cotangent(&self.pool, z, loss)?;

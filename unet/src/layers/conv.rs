@@ -100,7 +100,8 @@ impl Conv {
     fn forward_biased(&self, p: &Pass<'_>, [n, h, w]: [usize; 3], parts: &[Part<'_>], bias: Option<&[f32]>) -> Tensor {
         let d = self.dims(n, h, w);
         let mut y = p.pool.tensor([n, d.out_h(), d.out_w(), self.c_out]);
-        conv::forward_joined(&d, parts, &p.filters[self.filter], bias, Target::overwrite(&mut y.data, self.c_out));
+        let target = Target::overwrite(&mut y.data, self.c_out);
+        p.with_filter(self.filter, |filter| conv::forward_joined(&d, parts, filter, bias, target));
         y
     }
 
@@ -114,7 +115,8 @@ impl Conv {
         let d = other.dims(z.n, z.h, z.w);
         assert_eq!(y.shape(), [z.n, d.out_h(), d.out_w(), other.c_out], "adding convolutions of different shapes");
         let target = Target::accumulate(&mut y.data, other.c_out);
-        conv::forward_joined(&d, &[Part::plain(&z.data, z.c)], &p.filters[other.filter], None, target);
+        let parts = [Part::plain(&z.data, z.c)];
+        p.with_filter(other.filter, |filter| conv::forward_joined(&d, &parts, filter, None, target));
         y
     }
 
@@ -138,7 +140,7 @@ impl Conv {
             }
             None => conv::backward_weight_joined(&d, parts, &dy.data, &mut grads[self.weight.clone()], None),
         }
-        conv::backward_input_joined(&d, &p.filters[self.filter], &dy.data, targets);
+        p.with_backward_filter(self.filter, |filter| conv::backward_input_joined(&d, filter, &dy.data, targets));
     }
 
     /// The gradient of the input `x`, new; those of the parameters are added to `grads`.
@@ -197,14 +199,15 @@ impl Linear {
     pub fn forward(&self, p: &Pass<'_>, x: &Tensor) -> Tensor {
         let mut y = p.pool.tensor([x.n, x.h, x.w, self.c_out]);
         let bias = self.bias.as_ref().map(|bias| &p.values[bias.clone()]);
-        conv::forward(&self.dims(x), &x.data, &p.filters[self.filter], bias, &mut y.data);
+        p.with_filter(self.filter, |filter| conv::forward(&self.dims(x), &x.data, filter, bias, &mut y.data));
         y
     }
 
     /// `x` is the input of the forward pass.
     pub fn backward(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, dx: &mut Tensor, grads: &mut [f32]) {
         self.backward_weights(x, dy, grads);
-        conv::backward_input(&self.dims(x), &p.filters[self.filter], &dy.data, &mut dx.data);
+        let d = self.dims(x);
+        p.with_backward_filter(self.filter, |filter| conv::backward_input(&d, filter, &dy.data, &mut dx.data));
     }
 
     /// [`Linear::backward`] without a gradient of the input.
@@ -224,8 +227,10 @@ impl Linear {
     pub fn backward_new(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, grads: &mut [f32]) -> Tensor {
         self.backward_weights(x, dy, grads);
         let mut dx = p.pool.tensor(x.shape());
-        let target = Target::overwrite(&mut dx.data, x.c);
-        conv::backward_input_joined(&self.dims(x), &p.filters[self.filter], &dy.data, &mut [target]);
+        let (d, target) = (self.dims(x), Target::overwrite(&mut dx.data, x.c));
+        p.with_backward_filter(self.filter, |filter| {
+            conv::backward_input_joined(&d, filter, &dy.data, &mut [target]);
+        });
         dx
     }
 

@@ -40,7 +40,7 @@ use crate::layers::{Conv, Gradient, GroupNorm, Place};
 use crate::request::{self, Request};
 use crate::summary::Summary;
 use crate::tensor::{Pool, Tape, Tensor};
-use crate::weights::{Builder, Pass, Weights};
+use crate::weights::{Builder, Filters, Pass, Weights};
 use blocks::{Backflow, Flow, UpLevel};
 use plan::Plan;
 
@@ -227,7 +227,12 @@ impl Network for Residual {
     ) -> Result<Array4<f32>, DenoiserError> {
         let request = self.request("predicting with UNet2DModel", x, timesteps, condition)?;
         let filters = self.weights.for_predict();
-        let p = Pass { values: self.weights.params().values(), filters: &filters, pool: &self.pool, dropout: &[] };
+        let p = Pass {
+            values: self.weights.params().values(),
+            filters: Filters::Kept(&filters),
+            pool: &self.pool,
+            dropout: &[],
+        };
         Ok(request.in_chunks(self.config.out_channels, self.config.channels[0], |part| {
             let ids = self.ids(part.labels);
             let mut y = self.layers.forward(
@@ -282,7 +287,7 @@ impl NetworkGrad for Residual {
         let x = self.config.input_range.input(&self.pool, request.x);
         let dropout = if self.config.dropout > 0.0 { dropout_keys(&x, request.times, 0) } else { Vec::new() };
         let values = self.weights.params().values();
-        let p = Pass { values, filters: &filters, pool: &self.pool, dropout: &dropout };
+        let p = Pass { values, filters, pool: &self.pool, dropout: &dropout };
         let mut tape = Tape::recording();
         let mut y = in_pool(|| self.layers.forward(&p, x, request.times, &ids, &mut tape));
         self.divide_by_time(request.times, &mut y);
