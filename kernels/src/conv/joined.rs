@@ -5,8 +5,10 @@
 
 use std::cell::Cell;
 
+use super::part::Bias;
 use super::winograd::{self, WinogradPanels};
 use super::{Algorithm, ConvDims, Filter, Part, Target, direct, stream};
+use crate::channels;
 use crate::panels::lanes;
 use crate::par::{Kept, rows_mut, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch};
@@ -38,7 +40,25 @@ pub(super) fn forward_joined_by(
     filter.check("conv::forward", d);
     if let Some(bias) = bias {
         assert_eq!(bias.len(), d.c_out, "conv::forward: floats of the bias for {d:?}");
+        assert!(target.shift.is_none(), "conv::forward: a bias beside numbers for each sample");
     }
+    if let Some(shift) = target.shift {
+        assert_eq!(shift.len(), d.n * d.c_out, "conv::forward: floats that are added to each sample for {d:?}");
+    }
+    if algorithm == Algorithm::Gather && (target.shift.is_some() || target.base.is_some()) {
+        // Only tiles that belong to one sample add these while they are stored.
+        assert!(target.only.is_none(), "conv::forward: a sum of some channels");
+        let Target { values, channels, base, shift, .. } = target;
+        forward_joined_by(algorithm, d, parts, filter, bias, Target::overwrite(values, channels));
+        if let Some(shift) = shift {
+            channels::add_bias(d.n, d.out_h() * d.out_w(), d.c_out, shift, values);
+        }
+        if let Some(base) = base {
+            channels::add(base, values);
+        }
+        return;
+    }
+    let bias = target.shift.map(|shift| Bias::of_each(shift, d.c_out)).or(bias.map(Bias::of_all));
     if let Some(stored) = filter.stored() {
         return stream::forward(algorithm, filter.isa(), d, parts, stored.view(), bias, target);
     }
@@ -52,7 +72,7 @@ pub(super) fn forward_joined_by(
                 });
             }
         }
-        _ => direct::forward(d, parts, filter.forward(), bias, target),
+        _ => direct::forward(d, parts, filter.forward(), bias.map(|bias| bias.shared()), target),
     }
 }
 

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::joined::{whole, with_joined};
 use super::pack::{Panels, panel_width};
+use super::part::Bias;
 use super::winograd::{self, WinogradPanels};
 use super::{Algorithm, ConvDims, Part, Target, direct, turned};
 use crate::par::shares;
@@ -33,10 +34,11 @@ pub(super) fn forward(
     d: &ConvDims,
     parts: &[Part<'_>],
     weight: Weight<'_>,
-    bias: Option<&[f32]>,
+    bias: Option<Bias<'_>>,
     mut target: Target<'_>,
 ) {
-    let bias_of = |outputs: &Range<usize>| bias.map(|bias| &bias[outputs.clone()]);
+    let bias_of = |outputs: &Range<usize>| bias.map(|bias| bias.from(outputs.start));
+    let shared_of = |outputs: &Range<usize>| bias.map(|bias| &bias.shared()[outputs.clone()]);
     match algorithm {
         Algorithm::Winograd => {
             let most = 2 * GROUP_FLOATS * WHOLE_PANELS / WinogradPanels::floats(isa, d.c_in, WHOLE_PANELS).max(1);
@@ -74,7 +76,7 @@ pub(super) fn forward(
             }
         }
         Algorithm::Gather if turned::fits(d) => {
-            with_joined(d, parts, |x| turned::forward(isa, d, x, weight, bias, target));
+            with_joined(d, parts, |x| turned::forward(isa, d, x, weight, bias.map(|bias| bias.shared()), target));
         }
         Algorithm::Gather => {
             let most = GROUP_FLOATS / (d.taps() * d.c_in).max(1);
@@ -82,7 +84,7 @@ pub(super) fn forward(
                 for outputs in groups {
                     let mut panels = Panels::within(PACKED.take(), isa, d.taps(), d.c_in, outputs.len());
                     panels.fill_stored(weight, outputs.start);
-                    direct::forward(d, parts, &panels, bias_of(outputs), target.only(outputs.clone()));
+                    direct::forward(d, parts, &panels, shared_of(outputs), target.only(outputs.clone()));
                     PACKED.set(panels.values);
                 }
             };

@@ -183,6 +183,40 @@ fn filters_for_one_pass_give_the_bits_of_kept_ones() {
     }
 }
 
+/// Numbers of each sample and another tensor are added by every algorithm, to filters that are packed and to those that are not.
+#[test]
+fn numbers_of_each_sample_and_another_tensor_are_added() {
+    let shapes = [
+        ConvDims::same(3, 9, 8, 16, 24, 3),
+        ConvDims::same(2, 18, 17, 520, 40, 3),
+        ConvDims::same(3, 9, 7, 5, 9, 3),
+        ConvDims { stride: 2, ..ConvDims::same(2, 7, 8, 12, 20, 3) },
+        ConvDims::same(2, 5, 5, 24, 40, 1),
+        ConvDims::same(2, 9, 8, 16, 3, 3),
+        ConvDims::linear(37, 50, 70),
+    ];
+    for d in shapes {
+        let (x, w, base) = (random(d.in_len(), 1), random(d.weight_len(), 2), random(d.out_len(), 3));
+        let bias = random(d.n * d.c_out, 4);
+        let pixels = d.out_h() * d.out_w();
+        let mut expected = reference::forward(&d, &x, &w, None);
+        for (at, y) in expected.iter_mut().enumerate() {
+            let (pixel, c) = (at / d.c_out, at % d.c_out);
+            *y += f64::from(bias[pixel / pixels * d.c_out + c]) + f64::from(base[at]);
+        }
+        let run = |filter: &Filter| {
+            let mut y = vec![f32::NAN; d.out_len()];
+            let target = Target::sum(&mut y, &base, d.c_out).shifted(&bias);
+            forward_joined(&d, &[Part::plain(&x, d.c_in)], filter, None, target);
+            assert!(relative_error(&y, &expected) < 5e-6, "{d:?}: {}", relative_error(&y, &expected));
+        };
+        let mut kept = if d.stride == 1 { Filter::same } else { Filter::strided }(d.kernel, d.c_in, d.c_out);
+        kept.pack(&w, false);
+        run(&kept);
+        run(&Filter::streamed(d.kernel, d.stride, d.c_in, d.c_out, std::sync::Arc::new(w.clone())));
+    }
+}
+
 #[test]
 #[should_panic(expected = "floats of the weight [3, 2, 9]")]
 fn a_filter_for_one_pass_names_a_wrong_size() {

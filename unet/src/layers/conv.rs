@@ -97,6 +97,34 @@ impl Conv {
         self.bias.as_ref().map(|bias| &p.values[bias.clone()])
     }
 
+    /// [`Conv::forward`] of each image with numbers `[n, 1, 1, c_out]` of its own added to every pixel.
+    pub fn forward_shifted(&self, p: &Pass<'_>, x: &Tensor, shift: &Tensor) -> Tensor {
+        assert_eq!(shift.shape(), [x.n, 1, 1, self.c_out], "what is added to the channels of each image");
+        let mut biases = p.pool.tensor(shift.shape());
+        biases.data.copy_from_slice(&shift.data);
+        if let Some(bias) = self.bias(p) {
+            for row in biases.data.chunks_exact_mut(self.c_out) {
+                row.iter_mut().zip(bias).for_each(|(sum, b)| *sum += b);
+            }
+        }
+        let d = self.dims(x.n, x.h, x.w);
+        let mut y = p.pool.tensor([x.n, d.out_h(), d.out_w(), self.c_out]);
+        let target = Target::overwrite(&mut y.data, self.c_out).shifted(&biases.data);
+        let parts = [Part::plain(&x.data, x.c)];
+        p.with_filter(self.filter, |filter| conv::forward_joined(&d, &parts, filter, None, target));
+        y
+    }
+
+    /// `base + self * x`, added while it is stored.
+    pub fn forward_onto(&self, p: &Pass<'_>, x: &Tensor, base: &Tensor) -> Tensor {
+        let d = self.dims(x.n, x.h, x.w);
+        let mut y = p.pool.tensor([x.n, d.out_h(), d.out_w(), self.c_out]);
+        assert_eq!(y.shape(), base.shape(), "adding a convolution to a tensor of another shape");
+        let (target, parts) = (Target::sum(&mut y.data, &base.data, self.c_out), [Part::plain(&x.data, x.c)]);
+        p.with_filter(self.filter, |filter| conv::forward_joined(&d, &parts, filter, self.bias(p), target));
+        y
+    }
+
     fn forward_biased(&self, p: &Pass<'_>, [n, h, w]: [usize; 3], parts: &[Part<'_>], bias: Option<&[f32]>) -> Tensor {
         let d = self.dims(n, h, w);
         let mut y = p.pool.tensor([n, d.out_h(), d.out_w(), self.c_out]);

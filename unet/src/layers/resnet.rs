@@ -156,11 +156,11 @@ impl Resnet {
         if let Some(rescaling) = self.shape.rescaling {
             a1 = rescaling.forward(p, &a1);
         }
-        let mut h = self.conv1.forward(p, &a1);
+        let h = match &self.time_emb_proj {
+            Some(linear) => self.conv1.forward_shifted(p, &a1, &linear.forward(p, e)),
+            None => self.conv1.forward(p, &a1),
+        };
         drop(a1);
-        if let Some(linear) = &self.time_emb_proj {
-            channels::add_bias(h.n, h.hw(), h.c, &linear.forward(p, e).data, &mut h.data);
-        }
         let mut a2 = self.norm2.forward(p, &h, e, tape);
         tape.push(h);
         self.drop_elements(p, &mut a2);
@@ -168,11 +168,7 @@ impl Resnet {
         let source = resized.as_ref().unwrap_or(&x);
         let mut y = match &self.conv_shortcut {
             Some(conv) => conv.forward_sum(p, source, &self.conv2, &a2),
-            None => {
-                let mut y = self.conv2.forward(p, &a2);
-                y.add(source);
-                y
-            }
+            None => self.conv2.forward_onto(p, &a2, source),
         };
         drop(a2);
         y.scale(1.0 / self.shape.output_scale);

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use super::input::Source;
 use super::passes::{Finish, Multiply, Transform};
 use super::tiles::{Block, Grid, MOST_TILES, POINTS};
-use super::{ConvDims, Part, Place, Target, Task, WinogradPanels, in_plane, out_plane};
+use super::{Bias, ConvDims, Part, Place, Target, Task, WinogradPanels, in_plane, out_plane};
 use crate::par::{Kept, Shared, shares, tasks, with_kept};
 use crate::simd::{Isa, dispatch_to};
 use crate::weight::Weight;
@@ -35,7 +35,7 @@ pub(in crate::conv) fn convolve_few(
     d: &ConvDims,
     parts: &[Part<'_>],
     weight: Weight<'_>,
-    bias: Option<&[f32]>,
+    bias: Option<Bias<'_>>,
     target: &mut Target<'_>,
 ) {
     let (grid, channels, columns) = (Grid::new(d), d.c_in, target.columns());
@@ -52,14 +52,14 @@ pub(in crate::conv) fn convolve_few(
             few.transform(share, unsafe { shared.part(share * few.share_floats(), few.share_floats()) });
         });
         let panelling = WinogradPanels::panelling(isa, columns.len());
-        let (all, accumulate) = (target.channels, target.accumulate);
+        let (all, base) = (target.channels, target.base());
         let (out, patches) = (Shared::new(target.values), &*patches);
         tasks(panelling.count().div_ceil(PANELS_AT_ONCE), |i| {
             let end = panelling.count().min((i + 1) * PANELS_AT_ONCE);
             let outputs = panelling.start(i * PANELS_AT_ONCE)..columns.len().min(panelling.start(end));
             let columns = columns.start + outputs.start..columns.start + outputs.end;
-            let place = Place { columns, channels: all, accumulate, values: out };
-            few.convolve(patches, outputs.start, bias.map(|bias| &bias[outputs]), place);
+            let place = Place { columns, channels: all, base, values: out };
+            few.convolve(patches, outputs.start, bias.map(|bias| bias.from(outputs.start)), place);
         });
     });
 }
@@ -102,7 +102,7 @@ impl Few<'_> {
     }
 
     /// The outputs from `first_output` on, as many as `place` takes.
-    fn convolve(&self, patches: &[f32], first_output: usize, bias: Option<&[f32]>, place: Place<'_>) {
+    fn convolve(&self, patches: &[f32], first_output: usize, bias: Option<Bias<'_>>, place: Place<'_>) {
         let Self { isa, source, blocks, tiles, .. } = *self;
         let targets = &[place][..];
         let mut filter = WinogradPanels::within(FILTERS.take(), isa, AT_ONCE, targets[0].columns.len());

@@ -30,7 +30,7 @@ pub(super) use panels::WinogradPanels;
 pub(super) use passes::{fit, in_passes};
 
 use super::ConvDims;
-use super::part::{Part, Target};
+use super::part::{Base, Bias, Part, Target};
 use crate::cache;
 use crate::par::{Kept, Shared, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to, opaque};
@@ -103,7 +103,7 @@ pub(super) fn convolve(
     d: &ConvDims,
     parts: &[Part<'_>],
     filter: &WinogradPanels,
-    bias: Option<&[f32]>,
+    bias: Option<Bias<'_>>,
     targets: &mut [Target<'_>],
 ) {
     if fit(filter.channels) {
@@ -118,7 +118,7 @@ fn convolve_in_blocks(
     d: &ConvDims,
     parts: &[Part<'_>],
     filter: &WinogradPanels,
-    bias: Option<&[f32]>,
+    bias: Option<Bias<'_>>,
     targets: &mut [Target<'_>],
 ) {
     let grid = Grid::new(d);
@@ -172,7 +172,7 @@ fn places<'a>(d: &ConvDims, filter: &WinogradPanels, targets: &'a mut [Target<'_
     );
     let place = |t: &'a mut Target<'_>| {
         assert_eq!(t.values.len(), d.n * d.h * d.w * t.channels, "convolution: floats of the output for {d:?}");
-        Place { columns: t.columns(), channels: t.channels, accumulate: t.accumulate, values: Shared::new(t.values) }
+        Place { columns: t.columns(), channels: t.channels, base: t.base(), values: Shared::new(t.values) }
     };
     targets.iter_mut().map(place).collect()
 }
@@ -183,7 +183,7 @@ struct Place<'a> {
     columns: Range<usize>,
     /// All channels of the target.
     channels: usize,
-    accumulate: bool,
+    base: Base<'a>,
     values: Shared<'a, f32>,
 }
 
@@ -195,7 +195,7 @@ struct Task<'a> {
     row: usize,
     /// Whether the products hold sums already that those of these channels are added to.
     started: bool,
-    bias: Option<&'a [f32]>,
+    bias: Option<Bias<'a>>,
     targets: &'a [Place<'a>],
     block: &'a Block,
     /// Panels of outputs.
@@ -320,22 +320,20 @@ impl Task<'_> {
             let end = outputs.end.min(first + place.columns.len());
             while outputs.start < end {
                 let o = outputs.start;
-                // SAFETY: the bias has `outputs` floats, a whole number of vectors.
-                let bias = self.bias.map_or(s.splat(0.0), |bias| unsafe { s.load(bias[o..].as_ptr()) });
                 let column = Column {
                     place,
                     channel: place.columns.start + o - first,
-                    bias,
+                    bias: self.bias.map(|bias| bias.from(o)),
                     source: products[o - start..].as_ptr(),
                     point: self.out_plane(),
                 };
                 for (index, tile) in self.block.tiles().iter().enumerate() {
                     let offset = index * width;
-                    match (tile.is_whole(), place.accumulate) {
-                        (true, false) => column.tile::<S, true, false>(s, self.source, tile, offset),
-                        (true, true) => column.tile::<S, true, true>(s, self.source, tile, offset),
-                        (false, false) => column.tile::<S, false, false>(s, self.source, tile, offset),
-                        (false, true) => column.tile::<S, false, true>(s, self.source, tile, offset),
+                    match (tile.is_whole(), place.base) {
+                        (true, Base::Nothing) => column.tile::<S, true, false>(s, self.source, tile, offset),
+                        (true, _) => column.tile::<S, true, true>(s, self.source, tile, offset),
+                        (false, Base::Nothing) => column.tile::<S, false, false>(s, self.source, tile, offset),
+                        (false, _) => column.tile::<S, false, true>(s, self.source, tile, offset),
                     }
                 }
                 outputs.start += S::LANES;
@@ -391,20 +389,21 @@ impl Product {
 }
 
 /// A vector of outputs of every tile.
-struct Column<'a, V> {
+struct Column<'a> {
     place: &'a Place<'a>,
     /// The vector's first channel in its target.
     channel: usize,
-    bias: V,
+    /// From this vector's outputs on.
+    bias: Option<Bias<'a>>,
     /// The products at the first point of the first tile.
     source: *const f32,
     /// Floats from point to point.
     point: usize,
 }
 
-impl<V: Copy> Column<'_, V> {
+impl Column<'_> {
     #[inline(always)]
-    fn tile<S: Simd<V = V>, const WHOLE: bool, const ACCUMULATE: bool>(
+    fn tile<S: Simd, const WHOLE: bool, const ACCUMULATE: bool>(
         &self,
         s: S,
         pictures: Source<'_>,
@@ -417,11 +416,16 @@ impl<V: Copy> Column<'_, V> {
         let start = ((tile.n * pictures.h + tile.top) * w + tile.left) * channels + self.channel;
         // SAFETY: tiles do not overlap and neither do vectors of channels, so no other task takes these floats.
         let target = unsafe { self.place.values.part(start, ((rows - 1) * w + cols - 1) * channels + S::LANES) };
-        let target = Corner { y: target.as_mut_ptr(), row: w * channels, channels };
+        let y = target.as_mut_ptr();
+        // Of the same size, so that what was checked of the target is true of it, too.
+        let base = if let Base::Other(base) = self.place.base { base[start..].as_ptr() } else { y };
+        let target = Corner { y, base, row: w * channels, channels };
+        // SAFETY: the bias has a number for every output, which come in whole vectors.
+        let bias = self.bias.map_or(s.splat(0.0), |bias| unsafe { s.load(bias.at(tile.n, 0).as_ptr()) });
         let mut half = [MaybeUninit::uninit(); PATCH];
         if WHOLE {
             for (u, half) in half.iter_mut().enumerate() {
-                half.write(self.transform_row::<S, TILE>(s, source, u));
+                half.write(self.transform_row::<S, TILE>(s, source, u, bias));
             }
             for j in 0..TILE {
                 // SAFETY: all rows were written.
@@ -431,10 +435,10 @@ impl<V: Copy> Column<'_, V> {
         }
         for (u, half) in half.iter_mut().enumerate().filter(|&(u, _)| uses(rows, u)) {
             half.write(match cols {
-                4 => self.transform_row::<S, 4>(s, source, u),
-                3 => self.transform_row::<S, 3>(s, source, u),
-                2 => self.transform_row::<S, 2>(s, source, u),
-                _ => self.transform_row::<S, 1>(s, source, u),
+                4 => self.transform_row::<S, 4>(s, source, u, bias),
+                3 => self.transform_row::<S, 3>(s, source, u, bias),
+                2 => self.transform_row::<S, 2>(s, source, u, bias),
+                _ => self.transform_row::<S, 1>(s, source, u, bias),
             });
         }
         for j in 0..cols {
@@ -452,7 +456,7 @@ impl<V: Copy> Column<'_, V> {
 
     /// `m A` of row `u` of a tile with `M` columns; the bias is among the products.
     #[inline(always)]
-    fn transform_row<S: Simd<V = V>, const M: usize>(&self, s: S, source: *const f32, u: usize) -> [V; TILE] {
+    fn transform_row<S: Simd, const M: usize>(&self, s: S, source: *const f32, u: usize, bias: S::V) -> [S::V; TILE] {
         let row = source.wrapping_add(opaque(u * PATCH * self.point));
         let mut products = std::array::from_fn(|v| {
             if uses(M, v) {
@@ -464,7 +468,7 @@ impl<V: Copy> Column<'_, V> {
         });
         // The point 1 along both axes is part of every output, with the factor one.
         if u == 1 {
-            products[1] = s.add(products[1], self.bias);
+            products[1] = s.add(products[1], bias);
         }
         output_transform(s, M, products)
     }
@@ -474,10 +478,10 @@ impl<V: Copy> Column<'_, V> {
     /// # Safety
     /// The rows that `M` outputs use must have been written.
     #[inline(always)]
-    unsafe fn transform_column<S: Simd<V = V>, const M: usize, const ACCUMULATE: bool>(
+    unsafe fn transform_column<S: Simd, const M: usize, const ACCUMULATE: bool>(
         &self,
         s: S,
-        half: &[MaybeUninit<[V; TILE]>; PATCH],
+        half: &[MaybeUninit<[S::V; TILE]>; PATCH],
         j: usize,
         target: Corner,
     ) {
@@ -492,8 +496,9 @@ impl<V: Copy> Column<'_, V> {
         for (i, value) in column.into_iter().enumerate().take(M) {
             // SAFETY: row `i` and column `j` of the tile lie within the part of the target that was taken.
             unsafe {
-                let y = target.y.add(i * target.row + j * target.channels);
-                s.store(y, if ACCUMULATE { s.add(value, s.load(y)) } else { value });
+                let at = i * target.row + j * target.channels;
+                let value = if ACCUMULATE { s.add(value, s.load(target.base.add(at))) } else { value };
+                s.store(target.y.add(at), value);
             }
         }
     }
@@ -503,6 +508,8 @@ impl<V: Copy> Column<'_, V> {
 #[derive(Clone, Copy)]
 struct Corner {
     y: *mut f32,
+    /// What it is added to, if anything.
+    base: *const f32,
     /// Floats from row to row of the picture.
     row: usize,
     channels: usize,

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::input::Source;
 use super::tiles::{Block, Grid, POINTS};
-use super::{ConvDims, Part, Target, Task, WinogradPanels, in_plane, out_plane, places};
+use super::{Bias, ConvDims, Part, Target, Task, WinogradPanels, in_plane, out_plane, places};
 use crate::par::{Kept, Shared, shares, tasks, with_kept};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
@@ -88,7 +88,12 @@ impl WithSimd for Transform<'_> {
 
 impl Patches<'_> {
     /// Convolves these tiles with the filters, into the joined channels of `targets`.
-    pub(in crate::conv) fn convolve(&self, filter: &WinogradPanels, bias: Option<&[f32]>, targets: &mut [Target<'_>]) {
+    pub(in crate::conv) fn convolve(
+        &self,
+        filter: &WinogradPanels,
+        bias: Option<Bias<'_>>,
+        targets: &mut [Target<'_>],
+    ) {
         let Self { d, blocks, room, values } = *self;
         assert_eq!(filter.channels, d.c_in, "convolution: input channels of {d:?}");
         let targets = places(d, filter, targets);

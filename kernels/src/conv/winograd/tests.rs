@@ -12,14 +12,14 @@ fn bits_do_not_depend_on_the_blocks() {
         let convolved = |limits| {
             let mut y = vec![0.0; d.out_len()];
             let targets = &mut [Target::overwrite(&mut y, d.c_out)];
-            convolve_in_blocks(limits, &d, &[Part::plain(&x, d.c_in)], &filter, Some(&bias), targets);
+            convolve_in_blocks(limits, &d, &[Part::plain(&x, d.c_in)], &filter, Some(Bias::of_all(&bias)), targets);
             y
         };
         let caches = [None, Some(512 << 10), Some(1 << 20), Some(2 << 20)];
         let large = convolved(block_limits(isa, None));
         let mut y = vec![0.0; d.out_len()];
         in_passes(isa, &d, &[Part::plain(&x, d.c_in)], |patches| {
-            patches.convolve(&filter, Some(&bias), &mut [Target::overwrite(&mut y, d.c_out)]);
+            patches.convolve(&filter, Some(Bias::of_all(&bias)), &mut [Target::overwrite(&mut y, d.c_out)]);
         });
         assert!(y == large, "{isa:?}, in passes");
         for limits in caches.map(|cache| block_limits(isa, cache)).into_iter().chain([(POINTS, 1)]) {
