@@ -48,8 +48,9 @@ pub(super) fn forward_joined_by(
     if algorithm == Algorithm::Gather && (target.shift.is_some() || target.base.is_some()) {
         // Only tiles that belong to one sample add these while they are stored.
         assert!(target.only.is_none(), "conv::forward: a sum of some channels");
-        let Target { values, channels, base, shift, .. } = target;
-        forward_joined_by(algorithm, d, parts, filter, bias, Target::overwrite(values, channels));
+        let Target { values, channels, base, shift, accumulate, .. } = target;
+        let plain = Target { accumulate: accumulate && base.is_none(), ..Target::overwrite(values, channels) };
+        forward_joined_by(algorithm, d, parts, filter, bias, plain);
         if let Some(shift) = shift {
             channels::add_bias(d.n, d.out_h() * d.out_w(), d.c_out, shift, values);
         }

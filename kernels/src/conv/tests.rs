@@ -209,6 +209,10 @@ fn numbers_of_each_sample_and_another_tensor_are_added() {
             let target = Target::sum(&mut y, &base, d.c_out).shifted(&bias);
             forward_joined(&d, &[Part::plain(&x, d.c_in)], filter, None, target);
             assert!(relative_error(&y, &expected) < 5e-6, "{d:?}: {}", relative_error(&y, &expected));
+            let mut y = base.clone();
+            let target = Target::accumulate(&mut y, d.c_out).shifted(&bias);
+            forward_joined(&d, &[Part::plain(&x, d.c_in)], filter, None, target);
+            assert!(relative_error(&y, &expected) < 5e-6, "{d:?}, accumulated: {}", relative_error(&y, &expected));
         };
         let mut kept = if d.stride == 1 { Filter::same } else { Filter::strided }(d.kernel, d.c_in, d.c_out);
         kept.pack(&w, false);
