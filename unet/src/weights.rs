@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 use tweedie_denoiser::{Param, ParamTable, Params, Role};
-use tweedie_kernels::conv::Filter;
+use tweedie_kernels::conv::{Direction, Filter};
 
 use crate::init::{self, Fill, Init};
 use crate::tensor::Pool;
@@ -33,24 +33,13 @@ pub(crate) enum Filters<'a> {
 }
 
 impl Pass<'_> {
-    /// Calls `run` with a filter for the forward pass.
-    pub fn with_filter<R>(&self, filter: usize, run: impl FnOnce(&Filter) -> R) -> R {
+    /// Calls `run` with a filter for a pass in this direction.
+    pub fn with_filter<R>(&self, filter: usize, direction: Direction, run: impl FnOnce(&Filter) -> R) -> R {
         match self.filters {
             Filters::Kept(filters) => run(&filters[filter]),
             Filters::Passing(specs) => {
                 let FilterSpec { kernel, stride, c_in, c_out, ref weight, .. } = specs[filter];
-                Filter::with_forward(kernel, stride, [c_in, c_out], &self.values[weight.clone()], run)
-            }
-        }
-    }
-
-    /// Calls `run` with a filter for the gradient of the input.
-    pub fn with_backward_filter<R>(&self, filter: usize, run: impl FnOnce(&Filter) -> R) -> R {
-        match self.filters {
-            Filters::Kept(filters) => run(&filters[filter]),
-            Filters::Passing(specs) => {
-                let FilterSpec { kernel, stride, c_in, c_out, ref weight, .. } = specs[filter];
-                Filter::with_backward(kernel, stride, [c_in, c_out], &self.values[weight.clone()], run)
+                Filter::with_passing(direction, kernel, stride, [c_in, c_out], &self.values[weight.clone()], run)
             }
         }
     }

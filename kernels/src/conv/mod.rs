@@ -29,7 +29,7 @@ mod window;
 mod winograd;
 
 pub use joined::{backward_input_joined, backward_weight_joined, forward_joined};
-pub use pack::Filter;
+pub use pack::{Direction, Filter};
 pub use part::{Part, Target};
 
 use gather::Tap;

@@ -143,7 +143,7 @@ thread_local! {
 static PASSING: Mutex<Vec<f32>> = Mutex::new(Vec::new());
 
 /// Calls `f` with the memory of [`PASSING`], which another thread finds empty meanwhile, and keeps what it returns.
-fn with_passing<R>(f: impl FnOnce(Vec<f32>) -> (Vec<f32>, R)) -> R {
+fn with_kept_by_all<R>(f: impl FnOnce(Vec<f32>) -> (Vec<f32>, R)) -> R {
     let place = || PASSING.lock().unwrap_or_else(PoisonError::into_inner);
     let memory = std::mem::take(&mut *place());
     let (memory, result) = f(memory);
@@ -210,6 +210,15 @@ impl WithSimd for Turn<'_> {
 /// What a filter of [`Filter::same`] cannot do.
 const NOT_THE_SAME: &str = "convolution: a filter for pictures that keep their size was given others: use Filter::new";
 
+/// What a filter is packed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The forward pass.
+    Forward,
+    /// The gradient of the input.
+    Backward,
+}
+
 /// A filter packed for the forward pass and, if asked for, for the gradient of the input.
 #[derive(Clone, Debug)]
 pub struct Filter {
@@ -270,13 +279,14 @@ impl Filter {
         }
     }
 
-    /// Calls `run` with weights `[c_out, c_in, kernel, kernel]` that are packed for one forward pass, in memory that is
-    /// kept for the next: as [`Filter::same`] of stride 1, and [`Filter::strided`]. Where weights change from step to step, a pass takes them
-    /// from the cache, and no step writes what is several times as large as they are.
+    /// Calls `run` with weights `[c_out, c_in, kernel, kernel]` that are packed for one pass in this direction alone, in memory that is
+    /// kept for the next: as [`Filter::same`] of stride 1, and [`Filter::strided`]. Where weights change from step to step, a pass
+    /// takes them from the cache, and no step writes what is several times as large as they are.
     ///
     /// # Panics
     /// If `weight` does not have the filter's size.
-    pub fn with_forward<R>(
+    pub fn with_passing<R>(
+        direction: Direction,
         kernel: usize,
         stride: usize,
         [c_in, c_out]: [usize; 2],
@@ -284,46 +294,38 @@ impl Filter {
         run: impl FnOnce(&Self) -> R,
     ) -> R {
         let mut filter = Self::unpacked(kernel, stride, [c_in, c_out], weight);
+        filter.has_backward = direction == Direction::Backward;
         let (isa, taps) = (filter.isa(), kernel * kernel);
-        with_passing(|memory| {
-            if filter.transformed && WinogradPanels::fits(isa, kernel, c_in, c_out) {
-                let mut panels = WinogradPanels::within(memory, isa, c_in, c_out);
-                panels.fill(weight);
-                filter.forward_winograd = Some(panels);
+        let (channels, outputs) = if filter.has_backward { (c_out, c_in) } else { (c_in, c_out) };
+        with_kept_by_all(|memory| {
+            let (winograd, gathered) = filter.packed(direction);
+            if stride == 1 && WinogradPanels::fits(isa, kernel, channels, outputs) {
+                let mut panels = WinogradPanels::within(memory, isa, channels, outputs);
+                match direction {
+                    Direction::Forward => panels.fill(weight),
+                    Direction::Backward => panels.fill_turned(weight),
+                }
+                *winograd = Some(panels);
             } else {
-                filter.forward = Panels::within(memory, isa, taps, c_in, c_out);
-                filter.forward.fill_stored(Weight::F32(weight), 0);
+                *gathered = Panels::within(memory, isa, taps, channels, outputs);
+                match direction {
+                    Direction::Forward => gathered.fill_stored(Weight::F32(weight), 0),
+                    Direction::Backward => gathered.fill(|c, o, tap| weight[(o * c_in + c) * taps + tap]),
+                }
             }
             let result = run(&filter);
-            (filter.forward_winograd.map_or(filter.forward.values, WinogradPanels::into_memory), result)
+            let (winograd, gathered) = filter.packed(direction);
+            let memory = winograd.take().map(WinogradPanels::into_memory);
+            (memory.unwrap_or_else(|| std::mem::take(&mut gathered.values)), result)
         })
     }
 
-    /// [`Filter::with_forward`] with weights that are packed for the gradient of the input alone.
-    ///
-    /// # Panics
-    /// If `weight` does not have the filter's size.
-    pub fn with_backward<R>(
-        kernel: usize,
-        stride: usize,
-        [c_in, c_out]: [usize; 2],
-        weight: &[f32],
-        run: impl FnOnce(&Self) -> R,
-    ) -> R {
-        let mut filter = Self { has_backward: true, ..Self::unpacked(kernel, stride, [c_in, c_out], weight) };
-        let (isa, taps) = (filter.isa(), kernel * kernel);
-        with_passing(|memory| {
-            if filter.transformed && WinogradPanels::fits(isa, kernel, c_out, c_in) {
-                let mut panels = WinogradPanels::within(memory, isa, c_out, c_in);
-                panels.fill_turned(weight);
-                filter.backward_winograd = Some(panels);
-            } else {
-                filter.backward = Panels::within(memory, isa, taps, c_out, c_in);
-                filter.backward.fill(|c, o, tap| weight[(o * c_in + c) * taps + tap]);
-            }
-            let result = run(&filter);
-            (filter.backward_winograd.map_or(filter.backward.values, WinogradPanels::into_memory), result)
-        })
+    /// What a pass in this direction reads.
+    fn packed(&mut self, direction: Direction) -> (&mut Option<WinogradPanels>, &mut Panels) {
+        match direction {
+            Direction::Forward => (&mut self.forward_winograd, &mut self.forward),
+            Direction::Backward => (&mut self.backward_winograd, &mut self.backward),
+        }
     }
 
     /// A filter without any packed form of `weight`.

@@ -177,8 +177,12 @@ fn filters_for_one_pass_give_the_bits_of_kept_ones() {
         backward_input(&d, &kept, &dy, &mut expected.1);
         let mut found = (vec![f32::NAN; d.out_len()], vec![1.0; d.in_len()]);
         let sizes = [d.c_in, d.c_out];
-        Filter::with_forward(d.kernel, d.stride, sizes, &w, |filter| forward(&d, &x, filter, None, &mut found.0));
-        Filter::with_backward(d.kernel, d.stride, sizes, &w, |filter| backward_input(&d, filter, &dy, &mut found.1));
+        Filter::with_passing(Direction::Forward, d.kernel, d.stride, sizes, &w, |filter| {
+            forward(&d, &x, filter, None, &mut found.0);
+        });
+        Filter::with_passing(Direction::Backward, d.kernel, d.stride, sizes, &w, |filter| {
+            backward_input(&d, filter, &dy, &mut found.1);
+        });
         assert!(found == expected, "{d:?}");
     }
 }
@@ -224,7 +228,7 @@ fn numbers_of_each_sample_and_another_tensor_are_added() {
 #[test]
 #[should_panic(expected = "floats of the weight [3, 2, 9]")]
 fn a_filter_for_one_pass_names_a_wrong_size() {
-    Filter::with_forward(3, 1, [2, 3], &[0.0; 53], |_| ());
+    Filter::with_passing(Direction::Forward, 3, 1, [2, 3], &[0.0; 53], |_| ());
 }
 
 /// The gradients are those of `sum(y * dy)`: directional finite differences. The map is linear in `x` and in `w`, so

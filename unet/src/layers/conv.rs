@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use tweedie_denoiser::Role;
-use tweedie_kernels::conv::{self, ConvDims, Part, Target};
+use tweedie_kernels::conv::{self, ConvDims, Direction, Part, Target};
 
 use super::pair;
 use crate::init::Fill;
@@ -111,7 +111,7 @@ impl Conv {
         let mut y = p.pool.tensor([x.n, d.out_h(), d.out_w(), self.c_out]);
         let target = Target::overwrite(&mut y.data, self.c_out).shifted(&biases.data);
         let parts = [Part::plain(&x.data, x.c)];
-        p.with_filter(self.filter, |filter| conv::forward_joined(&d, &parts, filter, None, target));
+        p.with_filter(self.filter, Direction::Forward, |filter| conv::forward_joined(&d, &parts, filter, None, target));
         y
     }
 
@@ -121,7 +121,9 @@ impl Conv {
         let mut y = p.pool.tensor([x.n, d.out_h(), d.out_w(), self.c_out]);
         assert_eq!(y.shape(), base.shape(), "adding a convolution to a tensor of another shape");
         let (target, parts) = (Target::sum(&mut y.data, &base.data, self.c_out), [Part::plain(&x.data, x.c)]);
-        p.with_filter(self.filter, |filter| conv::forward_joined(&d, &parts, filter, self.bias(p), target));
+        p.with_filter(self.filter, Direction::Forward, |filter| {
+            conv::forward_joined(&d, &parts, filter, self.bias(p), target)
+        });
         y
     }
 
@@ -129,7 +131,7 @@ impl Conv {
         let d = self.dims(n, h, w);
         let mut y = p.pool.tensor([n, d.out_h(), d.out_w(), self.c_out]);
         let target = Target::overwrite(&mut y.data, self.c_out);
-        p.with_filter(self.filter, |filter| conv::forward_joined(&d, parts, filter, bias, target));
+        p.with_filter(self.filter, Direction::Forward, |filter| conv::forward_joined(&d, parts, filter, bias, target));
         y
     }
 
@@ -144,7 +146,9 @@ impl Conv {
         assert_eq!(y.shape(), [z.n, d.out_h(), d.out_w(), other.c_out], "adding convolutions of different shapes");
         let target = Target::accumulate(&mut y.data, other.c_out);
         let parts = [Part::plain(&z.data, z.c)];
-        p.with_filter(other.filter, |filter| conv::forward_joined(&d, &parts, filter, None, target));
+        p.with_filter(other.filter, Direction::Forward, |filter| {
+            conv::forward_joined(&d, &parts, filter, None, target)
+        });
         y
     }
 
@@ -168,7 +172,9 @@ impl Conv {
             }
             None => conv::backward_weight_joined(&d, parts, &dy.data, &mut grads[self.weight.clone()], None),
         }
-        p.with_backward_filter(self.filter, |filter| conv::backward_input_joined(&d, filter, &dy.data, targets));
+        p.with_filter(self.filter, Direction::Backward, |filter| {
+            conv::backward_input_joined(&d, filter, &dy.data, targets)
+        });
     }
 
     /// The gradient of the input `x`, new; those of the parameters are added to `grads`.
@@ -227,7 +233,9 @@ impl Linear {
     pub fn forward(&self, p: &Pass<'_>, x: &Tensor) -> Tensor {
         let mut y = p.pool.tensor([x.n, x.h, x.w, self.c_out]);
         let bias = self.bias.as_ref().map(|bias| &p.values[bias.clone()]);
-        p.with_filter(self.filter, |filter| conv::forward(&self.dims(x), &x.data, filter, bias, &mut y.data));
+        p.with_filter(self.filter, Direction::Forward, |filter| {
+            conv::forward(&self.dims(x), &x.data, filter, bias, &mut y.data)
+        });
         y
     }
 
@@ -235,7 +243,9 @@ impl Linear {
     pub fn backward(&self, p: &Pass<'_>, x: &Tensor, dy: &Tensor, dx: &mut Tensor, grads: &mut [f32]) {
         self.backward_weights(x, dy, grads);
         let d = self.dims(x);
-        p.with_backward_filter(self.filter, |filter| conv::backward_input(&d, filter, &dy.data, &mut dx.data));
+        p.with_filter(self.filter, Direction::Backward, |filter| {
+            conv::backward_input(&d, filter, &dy.data, &mut dx.data)
+        });
     }
 
     /// [`Linear::backward`] without a gradient of the input.
@@ -256,7 +266,7 @@ impl Linear {
         self.backward_weights(x, dy, grads);
         let mut dx = p.pool.tensor(x.shape());
         let (d, target) = (self.dims(x), Target::overwrite(&mut dx.data, x.c));
-        p.with_backward_filter(self.filter, |filter| {
+        p.with_filter(self.filter, Direction::Backward, |filter| {
             conv::backward_input_joined(&d, filter, &dy.data, &mut [target]);
         });
         dx
