@@ -239,7 +239,7 @@ impl Weights {
         // Packing may run on the thread pool, so the lock is not held meanwhile: a thread that waits for its share
         // may be given another prediction of the same network.
         drop(packed);
-        let filters = Arc::new(self.pack(self.empty(), least == Fresh::Both));
+        let filters = Arc::new(self.pack(least == Fresh::Both));
         let mut packed = lock();
         // Another thread may have packed more meanwhile.
         if packed.fresh < least {
@@ -253,19 +253,14 @@ impl Weights {
         Filters::Passing(&self.specs)
     }
 
-    fn empty(&self) -> Vec<Filter> {
-        let empty = |s: &FilterSpec| match s.stride {
-            1 => Filter::same(s.kernel, s.c_in, s.c_out),
-            _ => Filter::strided(s.kernel, s.c_in, s.c_out),
+    fn pack(&self, backward: bool) -> Vec<Filter> {
+        let packed = |s: &FilterSpec| {
+            let new = if s.stride == 1 { Filter::same } else { Filter::strided };
+            let mut filter = new(s.kernel, s.c_in, s.c_out);
+            filter.pack(&self.params.values()[s.weight.clone()], backward);
+            filter
         };
-        self.specs.iter().map(empty).collect()
-    }
-
-    fn pack(&self, mut filters: Vec<Filter>, backward: bool) -> Vec<Filter> {
-        filters.par_iter_mut().zip(&self.specs).for_each(|(filter, spec)| {
-            filter.pack(&self.params.values()[spec.weight.clone()], backward);
-        });
-        filters
+        self.specs.par_iter().map(packed).collect()
     }
 }
 

@@ -414,11 +414,10 @@ impl Column<'_> {
         let (rows, cols) = if WHOLE { (TILE, TILE) } else { (tile.rows, tile.cols) };
         let (w, channels) = (pictures.w, self.place.channels);
         let start = ((tile.n * pictures.h + tile.top) * w + tile.left) * channels + self.channel;
+        let len = ((rows - 1) * w + cols - 1) * channels + S::LANES;
         // SAFETY: tiles do not overlap and neither do vectors of channels, so no other task takes these floats.
-        let target = unsafe { self.place.values.part(start, ((rows - 1) * w + cols - 1) * channels + S::LANES) };
-        let y = target.as_mut_ptr();
-        // Of the same size, so that what was checked of the target is true of it, too.
-        let base = if let Base::Other(base) = self.place.base { base[start..].as_ptr() } else { y };
+        let y = unsafe { self.place.values.part(start, len) }.as_mut_ptr();
+        let base = if let Base::Other(base) = self.place.base { base[start..][..len].as_ptr() } else { y };
         let target = Corner { y, base, row: w * channels, channels };
         // SAFETY: the bias has a number for every output, which come in whole vectors.
         let bias = self.bias.map_or(s.splat(0.0), |bias| unsafe { s.load(bias.at(tile.n, 0).as_ptr()) });
@@ -494,7 +493,7 @@ impl Column<'_> {
         }
         let column = output_transform(s, M, products);
         for (i, value) in column.into_iter().enumerate().take(M) {
-            // SAFETY: row `i` and column `j` of the tile lie within the part of the target that was taken.
+            // SAFETY: row `i` and column `j` of the tile lie within the parts of the target and of its base that were taken.
             unsafe {
                 let at = i * target.row + j * target.channels;
                 let value = if ACCUMULATE { s.add(value, s.load(target.base.add(at))) } else { value };
