@@ -21,7 +21,8 @@ use std::ops::Range;
 
 use crate::gemm::{self, Matrix, Product, Target};
 use crate::lanes::{MAX_LANES, get, put};
-use crate::par::{Kept, Shared, check_len, tasks, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
+use crate::par::{Shared, check_len, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 use softmax::{Sight, Softmax, SoftmaxBackward, padded};
 
@@ -91,9 +92,9 @@ const BACKWARD_TASKS: usize = 8;
 /// Memory that a thread keeps from one task to the next.
 #[derive(Default)]
 struct Scratch {
-    queries: Vec<f32>,
-    scores: Vec<f32>,
-    gradients: Vec<f32>,
+    queries: Floats,
+    scores: Floats,
+    gradients: Floats,
     rows: Vec<f32>,
 }
 
@@ -106,8 +107,8 @@ thread_local! {
 }
 
 /// Packs a matrix of `k` rows and `n` columns into `memory`.
-fn packed<'m>(isa: Isa, b: Matrix<'_>, k: usize, n: usize, memory: &'m mut Vec<f32>) -> &'m [f32] {
-    memory.resize(gemm::packed_len(isa, k, n), 0.0);
+fn packed<'m>(isa: Isa, b: Matrix<'_>, k: usize, n: usize, memory: &'m mut Floats) -> &'m [f32] {
+    let memory = memory.room(gemm::packed_len(isa, k, n));
     gemm::pack(isa, b, k, n, memory);
     memory
 }
@@ -294,7 +295,7 @@ impl Rows<'_> {
             let (keys, rest) = packed.split_at(keys_len);
             let (values, rest) = rest.split_at(values_len);
             packed = rest;
-            scores.resize(rows * stride, 0.0);
+            let scores = scores.room(rows * stride);
             let a = Matrix::rows(&q[at..], c);
             let alpha = d.scale();
             let product = Product { m: rows, n: count, k: hd, alpha, a, packed_b: keys, accumulate: false, packed_a };
@@ -493,10 +494,9 @@ fn backward_part(
         let at = d.q_start(head) + first * c;
         let (q, o, d_o) = (&x.q[at..], &x.o[at..], &x.d_o[at..]);
         // Zeros, so that the columns beyond the last key are harmless numbers.
-        scores.clear();
-        scores.resize(m * stride, 0.0);
-        gradients.clear();
-        gradients.resize(m * stride, 0.0);
+        let (scores, gradients) = (scores.room(m * stride), gradients.room(m * stride));
+        scores.fill(0.0);
+        gradients.fill(0.0);
         for (alpha, a, packed_b, out) in [(scale, q, keys_t, &mut *scores), (1.0, d_o, values_t, &mut *gradients)] {
             let a = Matrix::rows(a, c);
             let product = Product { m, n: kv, k: hd, alpha, a, packed_b, accumulate: false, packed_a };

@@ -9,7 +9,8 @@
 use std::cell::Cell;
 
 use crate::lanes::{MAX_LANES, get, put};
-use crate::par::{Kept, Shared, check_len, chunk_rows, rows_mut, tasks, with_kept};
+use crate::memory::{Kept, with_kept};
+use crate::par::{Shared, check_len, chunk_rows, rows_mut, tasks};
 use crate::simd::{Simd, WithSimd, dispatch};
 
 thread_local! {

@@ -14,6 +14,7 @@ pub mod embedding;
 mod gemm;
 mod lanes;
 pub mod map;
+mod memory;
 pub mod norm;
 mod panels;
 mod par;
@@ -26,4 +27,5 @@ pub mod sinusoid;
 mod testing;
 pub mod weight;
 
+pub use memory::Floats;
 pub use par::in_pool;

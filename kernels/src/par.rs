@@ -3,10 +3,8 @@
 //! Every partition here is a function of lengths, never of the number of threads, and every chunk is worked through
 //! in order, so that results have the same bits whatever the pool.
 
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::thread::LocalKey;
 
 use rayon::prelude::*;
 
@@ -50,23 +48,6 @@ pub(crate) fn tasks(tasks: usize, f: impl Fn(usize) + Sync + Send) {
 /// thread it begins with a message and ends with one.
 pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
-}
-
-/// Memory that a thread keeps from one call to the next, so that it need not be mapped anew each time.
-pub(crate) type Kept<T> = LocalKey<Cell<Vec<T>>>;
-
-/// Runs `f` with `len` elements of the calling thread's memory, which hold whatever was left there.
-///
-/// The memory is taken out of its place meanwhile: a thread that waits for its tasks may be given another call of the
-/// same operation, which then finds the place empty.
-pub(crate) fn with_kept<T: Copy + Default, R>(place: &'static Kept<T>, len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    let mut memory = place.take();
-    if memory.len() < len {
-        memory.resize(len, T::default());
-    }
-    let result = f(&mut memory[..len]);
-    place.set(memory);
-    result
 }
 
 /// A mutable slice that several tasks write to, each its own elements.
@@ -119,28 +100,4 @@ impl<'a, T> Shared<'a, T> {
 #[track_caller]
 pub(crate) fn check_len(operation: &str, name: &str, found: usize, expected: usize) {
     assert!(found == expected, "{operation}: {name} has {found} elements, its dimensions ask for {expected}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kept_memory_is_used_again_and_never_twice_at_a_time() {
-        thread_local! {
-            static PLACE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-        }
-        let first = with_kept(&PLACE as &Kept<f32>, 8, |outer| {
-            outer.fill(1.0);
-            with_kept(&PLACE as &Kept<f32>, 8, |inner| {
-                assert!(inner.iter().all(|x| *x == 0.0), "the inner call should find an empty place");
-                inner.fill(2.0);
-            });
-            assert!(outer.iter().all(|x| *x == 1.0));
-            outer.as_ptr()
-        });
-        with_kept(&PLACE as &Kept<f32>, 5, |again| {
-            assert_eq!((again.len(), again.as_ptr()), (5, first));
-        });
-    }
 }

@@ -9,7 +9,8 @@ use std::cell::Cell;
 use crate::channels::ChannelSlice;
 
 use crate::map::{Map, read_row};
-use crate::par::{Kept, Shared, check_len, rows_mut, with_kept};
+use crate::memory::{Kept, with_kept};
+use crate::par::{Shared, check_len, rows_mut};
 use crate::simd::{Simd, WithSimd, dispatch};
 
 thread_local! {

@@ -12,7 +12,8 @@ use std::cell::Cell;
 use crate::channels::ChannelSlice;
 use crate::lanes::{get, put};
 use crate::map::{Map, read_row};
-use crate::par::{Kept, check_len, rows_mut, with_kept};
+use crate::memory::{Kept, with_kept};
+use crate::par::{check_len, rows_mut};
 use crate::simd::{Simd, WithSimd, dispatch};
 
 thread_local! {

@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
+use tweedie_kernels::Floats;
 
 /// Below this many elements a plain loop is faster than to wake other threads.
 const PARALLEL: usize = 1 << 16;
@@ -11,7 +12,7 @@ const PARALLEL: usize = 1 << 16;
 /// Buffers of earlier passes, kept so that a step after the first allocates nothing large.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pool {
-    free: Arc<Mutex<Vec<Vec<f32>>>>,
+    free: Arc<Mutex<Vec<Floats>>>,
 }
 
 impl Pool {
@@ -24,7 +25,7 @@ impl Pool {
             .min_by_key(|&i| free[i].len());
         let data = fitting.map(|i| free.swap_remove(i));
         drop(free);
-        Buf { data: data.unwrap_or_else(|| vec![0.0; len]), len, pool: self.clone() }
+        Buf { data: data.unwrap_or_else(|| Floats::zeros(len)), len, pool: self.clone() }
     }
 
     /// `len` zeros, for a gradient to be accumulated.
@@ -38,7 +39,7 @@ impl Pool {
     #[cfg(test)]
     pub fn idle(&self) -> (usize, usize) {
         let free = self.free.lock().unwrap();
-        (free.len(), free.iter().map(Vec::len).sum())
+        (free.len(), free.iter().map(|floats| floats.len()).sum())
     }
 
     /// A tensor of unspecified values.
@@ -60,7 +61,7 @@ impl Pool {
 /// A slice of numbers that goes back to its pool when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Buf {
-    data: Vec<f32>,
+    data: Floats,
     len: usize,
     pool: Pool,
 }

@@ -7,7 +7,8 @@ use super::TASKS;
 use super::pack::Panels;
 use super::tile::{Place, begin, store, sum_lanes};
 use crate::lanes::{LINE, SQUARE};
-use crate::par::{Kept, Shared, tasks, with_kept};
+use crate::memory::{Kept, with_kept};
+use crate::par::{Shared, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// Output rows of a task at most; their inputs stay in the second-level cache over all taps and panels.

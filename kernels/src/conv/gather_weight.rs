@@ -14,8 +14,9 @@ use std::ops::Range;
 
 use super::pack::panel_vectors;
 use super::{ConvDims, TASKS, source, split};
+use crate::memory::{Kept, with_kept};
 use crate::panels::lanes;
-use crate::par::{Kept, Shared, tasks, with_kept};
+use crate::par::{Shared, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch, dispatch_to};
 
 /// Pixels of a block: a panel of the right operand stays in the first-level cache.

@@ -9,8 +9,9 @@ use super::part::Bias;
 use super::winograd::{self, WinogradPanels};
 use super::{Algorithm, ConvDims, Filter, Part, Target, direct, stream};
 use crate::channels;
+use crate::memory::{Kept, with_kept};
 use crate::panels::lanes;
-use crate::par::{Kept, rows_mut, with_kept};
+use crate::par::rows_mut;
 use crate::simd::{Isa, Simd, WithSimd, dispatch};
 
 thread_local! {

@@ -14,7 +14,8 @@ use super::part::Part;
 use super::tile::sum_lanes;
 use super::window::{Reader, Window};
 use super::{ConvDims, TASKS};
-use crate::par::{CHUNK, Kept, Shared, tasks, with_kept};
+use crate::memory::{Kept, with_kept};
+use crate::par::{CHUNK, Shared, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 thread_local! {

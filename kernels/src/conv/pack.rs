@@ -8,8 +8,9 @@ use super::gather::Tap;
 use super::winograd::WinogradPanels;
 use super::{ConvDims, thin};
 use crate::lanes::turn;
+use crate::memory::{Floats, Kept, with_kept};
 use crate::panels::{Panelling, lanes};
-use crate::par::{Kept, Shared, tasks, with_kept};
+use crate::par::{Shared, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 use crate::weight::{Stored, Weight};
 
@@ -23,24 +24,24 @@ pub(super) struct Panels {
     pub(super) taps: usize,
     pub(super) channels: usize,
     pub(super) outputs: usize,
-    pub(super) values: Vec<f32>,
+    pub(super) values: Floats,
 }
 
 impl Panels {
     pub(super) fn new(isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
-        Self::within(Vec::new(), isa, taps, channels, outputs)
+        Self::within(Floats::new(), isa, taps, channels, outputs)
     }
 
     /// Panels in memory that another use has left, whatever it holds and however much more it is.
-    pub(super) fn within(memory: Vec<f32>, isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
-        let values = at_least(memory, Self::floats(isa, taps, channels, outputs));
-        Self { values, ..Self::empty(isa, taps, channels, outputs) }
+    pub(super) fn within(mut memory: Floats, isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
+        memory.room(Self::floats(isa, taps, channels, outputs));
+        Self { values: memory, ..Self::empty(isa, taps, channels, outputs) }
     }
 
     /// Panels without their values.
     fn empty(isa: Isa, taps: usize, channels: usize, outputs: usize) -> Self {
         let panelling = panelling(isa, taps, channels, outputs);
-        Self { isa, panelling, taps, channels, outputs, values: Vec::new() }
+        Self { isa, panelling, taps, channels, outputs, values: Floats::new() }
     }
 
     pub(super) fn floats(isa: Isa, taps: usize, channels: usize, outputs: usize) -> usize {
@@ -123,14 +124,6 @@ impl Panels {
     }
 }
 
-/// `memory` with so many floats or more.
-pub(super) fn at_least(mut memory: Vec<f32>, floats: usize) -> Vec<f32> {
-    if memory.len() < floats {
-        memory.resize(floats, 0.0);
-    }
-    memory
-}
-
 /// Floats of an output's weights that are brought into panel order at a time.
 const ROW_FLOATS: usize = 512;
 
@@ -140,10 +133,10 @@ thread_local! {
 }
 
 /// Memory of a filter that is packed for one pass; not every thread that may begin one should have its own.
-static PASSING: Mutex<Vec<f32>> = Mutex::new(Vec::new());
+static PASSING: Mutex<Floats> = Mutex::new(Floats::new());
 
 /// Calls `f` with the memory of [`PASSING`], which another thread finds empty meanwhile, and keeps what it returns.
-fn with_kept_by_all<R>(f: impl FnOnce(Vec<f32>) -> (Vec<f32>, R)) -> R {
+fn with_kept_by_all<R>(f: impl FnOnce(Floats) -> (Floats, R)) -> R {
     let place = || PASSING.lock().unwrap_or_else(PoisonError::into_inner);
     let memory = std::mem::take(&mut *place());
     let (memory, result) = f(memory);
@@ -248,7 +241,7 @@ impl Filter {
         let isa = Isa::best();
         let mut filter = Self { gathered: false, ..Self::for_isa(isa, kernel, c_in, c_out) };
         if filter.forward_winograd.is_some() {
-            filter.forward.values = Vec::new();
+            filter.forward.values = Floats::new();
         }
         filter
     }

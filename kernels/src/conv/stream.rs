@@ -11,6 +11,7 @@ use super::pack::{Panels, panel_width};
 use super::part::Bias;
 use super::winograd::{self, WinogradPanels};
 use super::{Algorithm, ConvDims, Part, Target, direct, turned};
+use crate::memory::Floats;
 use crate::par::shares;
 use crate::simd::Isa;
 use crate::weight::Weight;
@@ -24,7 +25,7 @@ const WHOLE_PANELS: usize = 64;
 
 thread_local! {
     /// Packed weights.
-    static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PACKED: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// The forward pass with `weight` `[c_out][c_in][tap]`.

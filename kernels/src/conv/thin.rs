@@ -17,8 +17,9 @@ use super::part::Part;
 use super::tile::{Place, begin, store};
 use super::window::{Reader, Window};
 use super::{ConvDims, TASKS};
+use crate::memory::{Kept, with_kept};
 use crate::panels::lanes;
-use crate::par::{Kept, Shared, tasks, with_kept};
+use crate::par::{Shared, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// The greatest depth.

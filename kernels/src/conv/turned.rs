@@ -15,8 +15,9 @@ use super::pack::is_narrow;
 use super::stream::GROUP_FLOATS;
 use super::{ConvDims, Target, thin};
 use crate::lanes::{LINE, SQUARE, turn};
+use crate::memory::{Kept, with_kept};
 use crate::panels::Panelling;
-use crate::par::{Kept, Shared, shares, tasks, with_kept};
+use crate::par::{Shared, shares, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 use crate::weight::Weight;
 

@@ -18,8 +18,9 @@
 use std::cell::Cell;
 
 use crate::act::Act;
+use crate::memory::{Kept, with_kept};
 use crate::norm::{Coefficients, Gradient, apply, apply_backward, backward_sums, channel_moments};
-use crate::par::{Kept, Shared, check_len, chunk_rows, rows_mut, tasks, with_kept};
+use crate::par::{Shared, check_len, chunk_rows, rows_mut, tasks};
 
 /// Sizes of a batch normalisation of `[rows, c]`, where `rows` is n * h * w.
 #[derive(Clone, Copy, Debug, PartialEq)]

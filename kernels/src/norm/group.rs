@@ -19,8 +19,9 @@
 use std::cell::Cell;
 
 use crate::act::Act;
+use crate::memory::{Kept, with_kept};
 use crate::norm::{Coefficients, Gradient, Moments, apply, apply_backward, backward_sums, channel_moments};
-use crate::par::{Kept, Shared, check_len, chunk_rows, tasks, with_kept};
+use crate::par::{Shared, check_len, chunk_rows, tasks};
 
 /// Sizes of a group normalisation of `[n, hw, c]`.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -135,6 +135,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn store(self, p: *mut f32, v: Self::V);
     /// Asks for the cache line of `p`, which need not be a valid address, to be brought to the second-level cache.
     fn prefetch(self, p: *const f32);
+    /// Asks for the cache line of `p`, which need not be a valid address, to be brought to the first-level cache, to be written: stores
+    /// wait in turn for their lines.
+    fn expect(self, p: *const f32);
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`

@@ -43,6 +43,9 @@ impl Simd for Neon {
     fn prefetch(self, _: *const f32) {}
 
     #[inline(always)]
+    fn expect(self, _: *const f32) {}
+
+    #[inline(always)]
     fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
         // SAFETY: a value of this type is made only where the instruction set was detected.
         unsafe { vaddq_f32(a, b) }

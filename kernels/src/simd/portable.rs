@@ -37,6 +37,9 @@ impl Simd for Portable {
     fn prefetch(self, _: *const f32) {}
 
     #[inline(always)]
+    fn expect(self, _: *const f32) {}
+
+    #[inline(always)]
     fn add(self, a: V, b: V) -> V {
         map(a, b, |a, b| a + b)
     }

@@ -34,6 +34,9 @@ impl Simd for Portable {
     fn prefetch(self, _: *const f32) {}
 
     #[inline(always)]
+    fn expect(self, _: *const f32) {}
+
+    #[inline(always)]
     fn add(self, a: __m128, b: __m128) -> __m128 {
         // SAFETY: the instruction set is part of the target.
         unsafe { _mm_add_ps(a, b) }

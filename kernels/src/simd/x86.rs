@@ -6,6 +6,13 @@ use super::avx2_loops::{columns_4x2, columns_4x3, multiply_4x3, multiply_6x2};
 use super::{Simd, WithSimd};
 use crate::lanes::SQUARE;
 
+/// [`Simd::expect`]: processors without the instruction do nothing in its place.
+#[inline(always)]
+fn expect(p: *const f32) {
+    // SAFETY: a prefetch of any address is allowed.
+    unsafe { std::arch::asm!("prefetchw [{}]", in(reg) p, options(nostack, preserves_flags)) };
+}
+
 /// Runs `op` compiled for AVX2 and FMA.
 ///
 /// # Safety
@@ -58,6 +65,11 @@ impl Simd for Avx2 {
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch of any address is allowed; every x86-64 processor has the instruction.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn expect(self, p: *const f32) {
+        expect(p);
     }
 
     #[inline(always)]
@@ -198,6 +210,11 @@ impl Simd for Avx512 {
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch of any address is allowed; every x86-64 processor has the instruction.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn expect(self, p: *const f32) {
+        expect(p);
     }
 
     #[inline(always)]

@@ -8,7 +8,8 @@ use super::input::Source;
 use super::passes::{Finish, Multiply, Transform};
 use super::tiles::{Block, Grid, MOST_TILES, POINTS};
 use super::{Bias, ConvDims, Part, Place, Target, Task, WinogradPanels, in_plane, out_plane};
-use crate::par::{Kept, Shared, shares, tasks, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
+use crate::par::{Shared, shares, tasks};
 use crate::simd::{Isa, dispatch_to};
 use crate::weight::Weight;
 
@@ -21,7 +22,7 @@ const AT_ONCE: usize = 32;
 thread_local! {
     static PATCHES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     static PRODUCTS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static FILTERS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static FILTERS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// Whether pictures of this size have few tiles.

@@ -32,7 +32,9 @@ pub(super) use passes::{fit, in_passes};
 use super::ConvDims;
 use super::part::{Base, Bias, Part, Target};
 use crate::cache;
-use crate::par::{Kept, Shared, with_kept};
+use crate::lanes::LINE;
+use crate::memory::{Kept, with_kept};
+use crate::par::Shared;
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to, opaque};
 use input::Source;
 use tiles::{Block, Grid, MOST_TILES, PATCH, POINTS, TILE, Tile, output_transform, uses};
@@ -314,29 +316,31 @@ impl Task<'_> {
     #[inline(always)]
     fn transform_output<S: Simd>(&self, s: S, panel: usize, products: &[f32]) {
         let (start, width) = (self.filter.panelling.start(panel), self.filter.panelling.width(panel));
-        let mut outputs = start..self.filter.outputs.min(start + width);
+        let outputs = start..self.filter.outputs.min(start + width);
         let mut first = 0;
         for place in self.targets {
-            let end = outputs.end.min(first + place.columns.len());
-            while outputs.start < end {
-                let o = outputs.start;
-                let column = Column {
-                    place,
-                    channel: place.columns.start + o - first,
-                    bias: self.bias.map(|bias| bias.from(o)),
-                    source: products[o - start..].as_ptr(),
-                    point: self.out_plane(),
-                };
-                for (index, tile) in self.block.tiles().iter().enumerate() {
-                    let offset = index * width;
+            let wanted = outputs.start.max(first)..outputs.end.min(first + place.columns.len());
+            // All outputs of a tile in turn: they are neighbours where they are read and where they are written.
+            for (index, tile) in self.block.tiles().iter().enumerate() {
+                let next = self.block.tiles().get(index + 1).unwrap_or(tile);
+                for o in wanted.clone().step_by(S::LANES) {
+                    let column = Column {
+                        place,
+                        channel: place.columns.start + o - first,
+                        bias: self.bias.map(|bias| bias.from(o)),
+                        source: products[index * width + o - start..].as_ptr(),
+                        point: self.out_plane(),
+                    };
+                    if o == wanted.start || column.channel.is_multiple_of(LINE) {
+                        column.expect(s, self.source, next);
+                    }
                     match (tile.is_whole(), place.base) {
-                        (true, Base::Nothing) => column.tile::<S, true, false>(s, self.source, tile, offset),
-                        (true, _) => column.tile::<S, true, true>(s, self.source, tile, offset),
-                        (false, Base::Nothing) => column.tile::<S, false, false>(s, self.source, tile, offset),
-                        (false, _) => column.tile::<S, false, true>(s, self.source, tile, offset),
+                        (true, Base::Nothing) => column.tile::<S, true, false>(s, self.source, tile),
+                        (true, _) => column.tile::<S, true, true>(s, self.source, tile),
+                        (false, Base::Nothing) => column.tile::<S, false, false>(s, self.source, tile),
+                        (false, _) => column.tile::<S, false, true>(s, self.source, tile),
                     }
                 }
-                outputs.start += S::LANES;
             }
             first += place.columns.len();
         }
@@ -388,32 +392,44 @@ impl Product {
     }
 }
 
-/// A vector of outputs of every tile.
+/// A vector of outputs of a tile.
 struct Column<'a> {
     place: &'a Place<'a>,
     /// The vector's first channel in its target.
     channel: usize,
     /// From this vector's outputs on.
     bias: Option<Bias<'a>>,
-    /// The products at the first point of the first tile.
+    /// The products at the first point.
     source: *const f32,
     /// Floats from point to point.
     point: usize,
 }
 
 impl Column<'_> {
+    /// The first float of a tile's outputs in its target.
     #[inline(always)]
-    fn tile<S: Simd, const WHOLE: bool, const ACCUMULATE: bool>(
-        &self,
-        s: S,
-        pictures: Source<'_>,
-        tile: &Tile,
-        offset: usize,
-    ) {
-        let source = self.source.wrapping_add(offset);
+    fn corner(&self, pictures: Source<'_>, tile: &Tile) -> usize {
+        ((tile.n * pictures.h + tile.top) * pictures.w + tile.left) * self.place.channels + self.channel
+    }
+
+    /// Sends for the lines that a tile's outputs will be written to.
+    #[inline(always)]
+    fn expect<S: Simd>(&self, s: S, pictures: Source<'_>, tile: &Tile) {
+        let y = self.place.values.start().wrapping_add(self.corner(pictures, tile));
+        for i in 0..TILE {
+            let row = y.wrapping_add(opaque(i * pictures.w * self.place.channels));
+            for j in 0..TILE {
+                s.expect(row.wrapping_add(j * self.place.channels));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const WHOLE: bool, const ACCUMULATE: bool>(&self, s: S, pictures: Source<'_>, tile: &Tile) {
+        let source = self.source;
         let (rows, cols) = if WHOLE { (TILE, TILE) } else { (tile.rows, tile.cols) };
         let (w, channels) = (pictures.w, self.place.channels);
-        let start = ((tile.n * pictures.h + tile.top) * w + tile.left) * channels + self.channel;
+        let start = self.corner(pictures, tile);
         let len = ((rows - 1) * w + cols - 1) * channels + S::LANES;
         // SAFETY: tiles do not overlap and neither do vectors of channels, so no other task takes these floats.
         let y = unsafe { self.place.values.part(start, len) }.as_mut_ptr();

@@ -5,10 +5,11 @@ use std::ops::Range;
 use super::SCRATCH;
 use super::input::MOST_CHANNELS;
 use super::tiles::{PATCH, POINTS};
-use crate::conv::pack::{at_least, is_narrow, panel_vectors};
+use crate::conv::pack::{is_narrow, panel_vectors};
 use crate::lanes::turn;
+use crate::memory::{Floats, with_kept};
 use crate::panels::{Panelling, lanes};
-use crate::par::{Shared, tasks, with_kept};
+use crate::par::{Shared, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 use crate::weight::Weight;
 
@@ -39,7 +40,7 @@ pub(in crate::conv) struct WinogradPanels {
     pub(super) panelling: Panelling,
     pub(super) channels: usize,
     pub(super) outputs: usize,
-    values: Vec<f32>,
+    values: Floats,
 }
 
 impl WinogradPanels {
@@ -51,23 +52,23 @@ impl WinogradPanels {
     }
 
     pub(in crate::conv) fn new(isa: Isa, channels: usize, outputs: usize) -> Self {
-        Self::within(Vec::new(), isa, channels, outputs)
+        Self::within(Floats::new(), isa, channels, outputs)
     }
 
     /// Panels of some outputs' filters in memory that another use has left, whatever it holds and however much more it is.
-    pub(in crate::conv) fn within(memory: Vec<f32>, isa: Isa, channels: usize, outputs: usize) -> Self {
-        let values = at_least(memory, Self::floats(isa, channels, outputs));
-        Self { isa, panelling: Self::panelling(isa, outputs), channels, outputs, values }
+    pub(in crate::conv) fn within(mut memory: Floats, isa: Isa, channels: usize, outputs: usize) -> Self {
+        memory.room(Self::floats(isa, channels, outputs));
+        Self { isa, panelling: Self::panelling(isa, outputs), channels, outputs, values: memory }
     }
 
     /// Makes room for filters of another number of channels.
     pub(super) fn set_channels(&mut self, channels: usize) {
         self.channels = channels;
-        self.values = at_least(std::mem::take(&mut self.values), Self::floats(self.isa, channels, self.outputs));
+        self.values.room(Self::floats(self.isa, channels, self.outputs));
     }
 
     /// Their memory, for another use.
-    pub(in crate::conv) fn into_memory(self) -> Vec<f32> {
+    pub(in crate::conv) fn into_memory(self) -> Floats {
         self.values
     }
 

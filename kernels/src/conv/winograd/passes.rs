@@ -11,7 +11,8 @@ use std::ops::Range;
 use super::input::Source;
 use super::tiles::{Block, Grid, POINTS};
 use super::{Bias, ConvDims, Part, Target, Task, WinogradPanels, in_plane, out_plane, places};
-use crate::par::{Kept, Shared, shares, tasks, with_kept};
+use crate::memory::{Kept, with_kept};
+use crate::par::{Shared, shares, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// Channels from which on this is the faster way.

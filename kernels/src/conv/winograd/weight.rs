@@ -27,7 +27,8 @@ use crate::conv::ConvDims;
 use crate::conv::joined::with_joined;
 use crate::conv::part::Part;
 use crate::lanes::LINE;
-use crate::par::{Kept, Shared, with_kept};
+use crate::memory::{Kept, with_kept};
+use crate::par::Shared;
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 /// The most channels, and the most outputs, of a task: the sums of 64 by 64 take 0.6 MB.

@@ -1,0 +1,134 @@
+//! Memory that begins at a line of cache.
+//!
+//! A vector that lies in two lines costs two accesses, and memory of the system's allocator begins 16 bytes into a page: every
+//! second vector of 32 bytes would lie in two lines, and every one of 64.
+
+use std::cell::Cell;
+use std::ops::{Deref, DerefMut};
+use std::thread::LocalKey;
+
+use crate::lanes::LINE;
+
+/// Bytes of a line of cache.
+const LINE_BYTES: usize = LINE * size_of::<f32>();
+
+/// Floats that begin at a line of cache.
+#[derive(Debug, Default)]
+pub struct Floats {
+    /// With room for a line before them.
+    memory: Vec<f32>,
+    first: usize,
+    len: usize,
+}
+
+impl Floats {
+    /// None.
+    pub const fn new() -> Self {
+        Self { memory: Vec::new(), first: 0, len: 0 }
+    }
+
+    /// `len` zeros.
+    pub fn zeros(len: usize) -> Self {
+        let memory = vec![0.0; len + LINE];
+        Self { first: first_in_line(&memory), memory, len }
+    }
+
+    /// `len` of them, of unspecified value; if there are fewer, all are replaced.
+    pub fn room(&mut self, len: usize) -> &mut [f32] {
+        if self.len < len {
+            *self = Self::zeros(len);
+        }
+        &mut self[..len]
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.memory[self.first..self.first + self.len]
+    }
+}
+
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[self.first..self.first + self.len]
+    }
+}
+
+impl Clone for Floats {
+    fn clone(&self) -> Self {
+        let mut clone = Self::zeros(self.len);
+        clone.copy_from_slice(self);
+        clone
+    }
+}
+
+/// The first element that begins a line of cache; at most [`LINE`] lie before it.
+fn first_in_line<T>(memory: &[T]) -> usize {
+    memory.as_ptr().align_offset(LINE_BYTES).min(LINE)
+}
+
+/// Memory that a thread keeps from one call to the next, so that it need not be mapped anew each time.
+pub(crate) type Kept<T> = LocalKey<Cell<Vec<T>>>;
+
+/// Runs `f` with `len` elements of the calling thread's memory, which begin at a line of cache and hold whatever was left there.
+///
+/// The memory is taken out of its place meanwhile: a thread that waits for its tasks may be given another call of the
+/// same operation, which then finds the place empty.
+pub(crate) fn with_kept<T: Copy + Default, R>(place: &'static Kept<T>, len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    let mut memory = place.take();
+    if memory.len() < len + LINE {
+        memory = vec![T::default(); len + LINE];
+    }
+    let first = first_in_line(&memory);
+    let result = f(&mut memory[first..first + len]);
+    place.set(memory);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begins_a_line(x: &[f32]) -> bool {
+        (x.as_ptr() as usize).is_multiple_of(LINE_BYTES)
+    }
+
+    #[test]
+    fn kept_memory_is_used_again_and_never_twice_at_a_time() {
+        thread_local! {
+            static PLACE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+        }
+        let first = with_kept(&PLACE as &Kept<f32>, 8, |outer| {
+            assert!(begins_a_line(outer));
+            outer.fill(1.0);
+            with_kept(&PLACE as &Kept<f32>, 8, |inner| {
+                assert!(inner.iter().all(|x| *x == 0.0), "the inner call should find an empty place");
+                inner.fill(2.0);
+            });
+            assert!(outer.iter().all(|x| *x == 1.0));
+            outer.as_ptr()
+        });
+        with_kept(&PLACE as &Kept<f32>, 5, |again| {
+            assert_eq!((again.len(), again.as_ptr()), (5, first));
+        });
+    }
+
+    #[test]
+    fn floats_begin_a_line_however_they_came_about() {
+        for len in [0, 1, 15, 16, 1000, 100_000] {
+            let mut floats = Floats::zeros(len);
+            assert!(begins_a_line(&floats) && floats.len() == len && floats.iter().all(|x| *x == 0.0), "{len}");
+            floats.iter_mut().enumerate().for_each(|(i, x)| *x = i as f32);
+            let clone = floats.clone();
+            assert!(begins_a_line(&clone) && clone[..] == floats[..], "{len}");
+            let before = floats.as_ptr();
+            assert!(std::ptr::eq(floats.room(len / 2), &floats[..len / 2]) || len == 0);
+            assert_eq!(floats.as_ptr(), before, "fewer should be found where they are");
+            let more = floats.room(2 * len + 1);
+            assert!(begins_a_line(more) && more.len() == 2 * len + 1, "{len}");
+        }
+        assert!(Floats::new().is_empty());
+    }
+}
