@@ -115,9 +115,10 @@ impl Patches<'_> {
             };
             with_kept(&PRODUCTS as &Kept<f32>, blocks.len() * panels.len() * POINTS * out_plane, |products| {
                 let shared = Shared::new(products);
+                // All blocks meet the filters of a point before those of the next come from memory.
                 tasks(blocks.len() * POINTS, |i| {
-                    let (block, point) = (i / POINTS, i % POINTS);
-                    let patches = &values[i * in_plane..][..in_plane];
+                    let (point, block) = (i / blocks.len(), i % blocks.len());
+                    let patches = &values[(block * POINTS + point) * in_plane..][..in_plane];
                     let place = (block * panels.len() * POINTS + point) * out_plane;
                     dispatch_to(filter.isa, Multiply { task: task(&block), point, patches, products: shared, place });
                 });
