@@ -6,6 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tweedie_kernels::Floats;
 use tweedie_kernels::conv::{ConvDims, Filter, backward_input, backward_weight, forward};
 
 fn shapes() -> [ConvDims; 7] {
@@ -24,6 +25,13 @@ fn shapes() -> [ConvDims; 7] {
 fn numbers(len: usize, seed: u64) -> Vec<f32> {
     let mix = |i: u64| (i ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((i + seed) << 7);
     (0..len as u64).map(|i| (mix(mix(i)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
+}
+
+/// Numbers that lie in memory as a network's activations do.
+fn activation(len: usize, seed: u64) -> Floats {
+    let mut floats = Floats::zeros(len);
+    floats.copy_from_slice(&numbers(len, seed));
+    floats
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -57,8 +65,9 @@ fn verify(d: &ConvDims, x: &[f32], w: &[f32], y: &[f32]) {
 
 fn convolutions(criterion: &mut Criterion) {
     for d in shapes() {
-        let (x, w, dy) = (numbers(d.in_len(), 1), numbers(d.weight_len(), 2), numbers(d.out_len(), 3));
-        let (mut y, mut dx, mut dw) = (vec![0.0; d.out_len()], vec![0.0; d.in_len()], vec![0.0; d.weight_len()]);
+        let (x, w, dy) = (activation(d.in_len(), 1), numbers(d.weight_len(), 2), activation(d.out_len(), 3));
+        let (mut y, mut dx, mut dw) =
+            (Floats::zeros(d.out_len()), Floats::zeros(d.in_len()), vec![0.0; d.weight_len()]);
         let mut filter = Filter::new(d.kernel, d.c_in, d.c_out);
         filter.pack(&w, true);
         forward(&d, &x, &filter, None, &mut y);
