@@ -101,9 +101,9 @@ struct Scratch {
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
     /// Packed keys and values of some heads.
-    static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PACKED: Cell<Floats> = const { Cell::new(Floats::new()) };
     /// Gradients of keys and values from each part of the query rows.
-    static PARTS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PARTS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// Packs a matrix of `k` rows and `n` columns into `memory`.

@@ -9,13 +9,13 @@
 use std::cell::Cell;
 
 use crate::lanes::{MAX_LANES, get, put};
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
 use crate::par::{Shared, check_len, chunk_rows, rows_mut, tasks};
 use crate::simd::{Simd, WithSimd, dispatch};
 
 thread_local! {
     /// Sums of the channels of each chunk of rows.
-    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// Some neighbouring channels of a tensor, so that one part of a concatenation can be read without a copy.

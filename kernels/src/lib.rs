@@ -27,5 +27,5 @@ pub mod sinusoid;
 mod testing;
 pub mod weight;
 
-pub use memory::Floats;
+pub use memory::{Aligned, Floats};
 pub use par::in_pool;

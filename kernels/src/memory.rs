@@ -12,30 +12,35 @@ use crate::lanes::LINE;
 /// Bytes of a line of cache.
 const LINE_BYTES: usize = LINE * size_of::<f32>();
 
-/// Floats that begin at a line of cache.
+/// Elements that begin at a line of cache.
 #[derive(Debug, Default)]
-pub struct Floats {
+pub struct Aligned<T> {
     /// With room for a line before them.
-    memory: Vec<f32>,
+    memory: Vec<T>,
     first: usize,
     len: usize,
 }
 
-impl Floats {
+/// Floats that begin at a line of cache.
+pub type Floats = Aligned<f32>;
+
+impl<T> Aligned<T> {
     /// None.
     pub const fn new() -> Self {
         Self { memory: Vec::new(), first: 0, len: 0 }
     }
+}
 
-    /// `len` zeros.
+impl<T: Copy + Default> Aligned<T> {
+    /// `len` defaults, which of numbers are zeros.
     pub fn zeros(len: usize) -> Self {
-        let memory = vec![0.0; len + LINE];
+        let memory = vec![T::default(); len + LINE];
         ask_for_large_pages(&memory);
-        Self { first: first_in_line(&memory), memory, len }
+        Self { first: memory.as_ptr().align_offset(LINE_BYTES).min(LINE), memory, len }
     }
 
     /// `len` of them, of unspecified value; if there are fewer, all are replaced.
-    pub fn room(&mut self, len: usize) -> &mut [f32] {
+    pub fn room(&mut self, len: usize) -> &mut [T] {
         if self.len < len {
             *self = Self::zeros(len);
         }
@@ -43,31 +48,26 @@ impl Floats {
     }
 }
 
-impl Deref for Floats {
-    type Target = [f32];
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         &self.memory[self.first..self.first + self.len]
     }
 }
 
-impl DerefMut for Floats {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         &mut self.memory[self.first..self.first + self.len]
     }
 }
 
-impl Clone for Floats {
+impl<T: Copy + Default> Clone for Aligned<T> {
     fn clone(&self) -> Self {
         let mut clone = Self::zeros(self.len);
         clone.copy_from_slice(self);
         clone
     }
-}
-
-/// The first element that begins a line of cache; at most [`LINE`] lie before it.
-fn first_in_line<T>(memory: &[T]) -> usize {
-    memory.as_ptr().align_offset(LINE_BYTES).min(LINE)
 }
 
 /// Asks the system to map memory that was not used yet in pages of two megabytes, if it has any to spare: an activation takes
@@ -89,7 +89,7 @@ fn ask_for_large_pages<T>(memory: &[T]) {
 fn ask_for_large_pages<T>(_: &[T]) {}
 
 /// Memory that a thread keeps from one call to the next, so that it need not be mapped anew each time.
-pub(crate) type Kept<T> = LocalKey<Cell<Vec<T>>>;
+pub(crate) type Kept<T> = LocalKey<Cell<Aligned<T>>>;
 
 /// Runs `f` with `len` elements of the calling thread's memory, which begin at a line of cache and hold whatever was left there.
 ///
@@ -97,12 +97,7 @@ pub(crate) type Kept<T> = LocalKey<Cell<Vec<T>>>;
 /// same operation, which then finds the place empty.
 pub(crate) fn with_kept<T: Copy + Default, R>(place: &'static Kept<T>, len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let mut memory = place.take();
-    if memory.len() < len + LINE {
-        memory = vec![T::default(); len + LINE];
-        ask_for_large_pages(&memory);
-    }
-    let first = first_in_line(&memory);
-    let result = f(&mut memory[first..first + len]);
+    let result = f(memory.room(len));
     place.set(memory);
     result
 }
@@ -118,7 +113,7 @@ mod tests {
     #[test]
     fn kept_memory_is_used_again_and_never_twice_at_a_time() {
         thread_local! {
-            static PLACE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+            static PLACE: Cell<Floats> = const { Cell::new(Floats::new()) };
         }
         let first = with_kept(&PLACE as &Kept<f32>, 8, |outer| {
             assert!(begins_a_line(outer));

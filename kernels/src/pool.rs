@@ -9,13 +9,13 @@ use std::cell::Cell;
 use crate::channels::ChannelSlice;
 
 use crate::map::{Map, read_row};
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
 use crate::par::{Shared, check_len, rows_mut};
 use crate::simd::{Simd, WithSimd, dispatch};
 
 thread_local! {
     /// Two rows of the input as they are read.
-    static ROWS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static ROWS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// Channels that are worked on at once; loops of this length are turned into vectors.

@@ -12,13 +12,13 @@ use std::cell::Cell;
 use crate::channels::ChannelSlice;
 use crate::lanes::{get, put};
 use crate::map::{Map, read_row};
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
 use crate::par::{check_len, rows_mut};
 use crate::simd::{Simd, WithSimd, dispatch};
 
 thread_local! {
     /// Three rows of the input as they are read, and three pixels between two rows.
-    static ROWS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static ROWS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// How new pixels are made.

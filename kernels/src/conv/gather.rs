@@ -7,7 +7,7 @@ use super::TASKS;
 use super::pack::Panels;
 use super::tile::{Place, begin, store, sum_lanes};
 use crate::lanes::{LINE, SQUARE};
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Aligned, Floats, Kept, with_kept};
 use crate::par::{Shared, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
@@ -34,12 +34,12 @@ const OUTSIDE: usize = usize::MAX;
 
 thread_local! {
     /// For each tap and row of a block the start of what it meets.
-    static SOURCES: Cell<Vec<usize>> = const { Cell::new(Vec::new()) };
+    static SOURCES: Cell<Aligned<usize>> = const { Cell::new(Aligned::new()) };
     /// What lies outside of the picture.
-    static ZEROS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static ZEROS: Cell<Floats> = const { Cell::new(Floats::new()) };
     /// A block's inputs, packed; those of all blocks.
-    static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static SHARED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PACKED: Cell<Floats> = const { Cell::new(Floats::new()) };
+    static SHARED: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// What an output tile holds before the first product is added.

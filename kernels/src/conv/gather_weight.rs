@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::pack::panel_vectors;
 use super::{ConvDims, TASKS, source, split};
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Aligned, Floats, Kept, with_kept};
 use crate::panels::lanes;
 use crate::par::{Shared, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch, dispatch_to};
@@ -39,11 +39,11 @@ const OUTSIDE: usize = usize::MAX;
 
 thread_local! {
     /// Partial sums.
-    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Floats> = const { Cell::new(Floats::new()) };
     /// The operands of a block.
-    static MEMORY: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static MEMORY: Cell<Floats> = const { Cell::new(Floats::new()) };
     /// Where the pixels of a block are found.
-    static PLACES: Cell<Vec<usize>> = const { Cell::new(Vec::new()) };
+    static PLACES: Cell<Aligned<usize>> = const { Cell::new(Aligned::new()) };
 }
 
 /// The gradient of the filter, added to `dw`.

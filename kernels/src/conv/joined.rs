@@ -9,16 +9,16 @@ use super::part::Bias;
 use super::winograd::{self, WinogradPanels};
 use super::{Algorithm, ConvDims, Filter, Part, Target, direct, stream};
 use crate::channels;
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
 use crate::panels::lanes;
 use crate::par::rows_mut;
 use crate::simd::{Isa, Simd, WithSimd, dispatch};
 
 thread_local! {
     /// Joined inputs.
-    static JOINED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static JOINED: Cell<Floats> = const { Cell::new(Floats::new()) };
     /// Results to be taken apart.
-    static RESULT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static RESULT: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// The forward pass on the joined channels of `parts`, into one tensor. Without a bias, zeros are added.

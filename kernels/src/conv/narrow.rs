@@ -14,15 +14,15 @@ use super::part::Part;
 use super::tile::sum_lanes;
 use super::window::{Reader, Window};
 use super::{ConvDims, TASKS};
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
 use crate::par::{CHUNK, Shared, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
 thread_local! {
     /// Rows of the input as they are read, and a pixel of zeros.
-    static MEMORY: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static MEMORY: Cell<Floats> = const { Cell::new(Floats::new()) };
     /// Gradients of the weights of each group of rows.
-    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// `y` (`[pixels, outputs]`) from a part with as many channels as the panels.

@@ -129,7 +129,7 @@ const ROW_FLOATS: usize = 512;
 
 thread_local! {
     /// Weights of some outputs, widened.
-    static ROWS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static ROWS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// Memory of a filter that is packed for one pass; not every thread that may begin one should have its own.

@@ -17,7 +17,7 @@ use super::part::Part;
 use super::tile::{Place, begin, store};
 use super::window::{Reader, Window};
 use super::{ConvDims, TASKS};
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
 use crate::panels::lanes;
 use crate::par::{Shared, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
@@ -33,9 +33,9 @@ const ROUND: usize = 24;
 
 thread_local! {
     /// The lines of a block, and the rows of the input as they are read.
-    static MEMORY: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static MEMORY: Cell<Floats> = const { Cell::new(Floats::new()) };
     /// Gradients of the weights of each group of blocks.
-    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// Whether a convolution of so many channels and outputs is computed here.

@@ -15,7 +15,7 @@ use super::pack::is_narrow;
 use super::stream::GROUP_FLOATS;
 use super::{ConvDims, Target, thin};
 use crate::lanes::{LINE, SQUARE, turn};
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
 use crate::panels::Panelling;
 use crate::par::{Shared, shares, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
@@ -33,10 +33,10 @@ const MOST_ROWS: usize = 512;
 
 thread_local! {
     /// The rows in panels.
-    static ROWS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static ROWS: Cell<Floats> = const { Cell::new(Floats::new()) };
     /// Weights of a block, widened, and its sums.
-    static WEIGHTS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static WEIGHTS: Cell<Floats> = const { Cell::new(Floats::new()) };
+    static SUMS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// Whether a layer is computed here: on few rows or, in parts, on any number where the weights are more than one group of panels.

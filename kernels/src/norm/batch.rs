@@ -18,7 +18,7 @@
 use std::cell::Cell;
 
 use crate::act::Act;
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Aligned, Floats, Kept, with_kept};
 use crate::norm::{Coefficients, Gradient, apply, apply_backward, backward_sums, channel_moments};
 use crate::par::{Shared, check_len, chunk_rows, rows_mut, tasks};
 
@@ -57,9 +57,9 @@ pub struct Running<'a> {
 
 thread_local! {
     /// Sums of the chunks.
-    static SUMS: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Aligned<f64>> = const { Cell::new(Aligned::new()) };
     /// Constants of the channels.
-    static TABLE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static TABLE: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 #[track_caller]

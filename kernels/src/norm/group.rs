@@ -19,7 +19,7 @@
 use std::cell::Cell;
 
 use crate::act::Act;
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Aligned, Floats, Kept, with_kept};
 use crate::norm::{Coefficients, Gradient, Moments, apply, apply_backward, backward_sums, channel_moments};
 use crate::par::{Shared, check_len, chunk_rows, tasks};
 
@@ -101,13 +101,13 @@ fn of_nothing(d: &GroupNormDims, stats: &mut [f32]) {
 
 thread_local! {
     /// Moments of the groups in each chunk.
-    static MOMENTS: Cell<Vec<Moments>> = const { Cell::new(Vec::new()) };
+    static MOMENTS: Cell<Aligned<Moments>> = const { Cell::new(Aligned::new()) };
     /// Moments of the channels of a chunk.
-    static CHANNELS: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
+    static CHANNELS: Cell<Aligned<f64>> = const { Cell::new(Aligned::new()) };
     /// Sums of the channels of each chunk.
-    static SUMS: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Aligned<f64>> = const { Cell::new(Aligned::new()) };
     /// Constants of the channels of each sample.
-    static TABLE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static TABLE: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// Factor and offset that follow the normalisation of channel `k` of sample `n`: gamma (1 + scale) and

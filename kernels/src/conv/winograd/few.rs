@@ -20,8 +20,8 @@ const PANELS_AT_ONCE: usize = 2;
 const AT_ONCE: usize = 32;
 
 thread_local! {
-    static PATCHES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static PRODUCTS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PATCHES: Cell<Floats> = const { Cell::new(Floats::new()) };
+    static PRODUCTS: Cell<Floats> = const { Cell::new(Floats::new()) };
     static FILTERS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 

@@ -33,7 +33,7 @@ use super::ConvDims;
 use super::part::{Base, Bias, Part, Target};
 use crate::cache;
 use crate::lanes::LINE;
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
 use crate::par::Shared;
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to, opaque};
 use input::Source;
@@ -61,7 +61,7 @@ const PLANE_GAP: usize = 16;
 const SLACK: usize = 12;
 
 thread_local! {
-    static TRANSFORMED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static TRANSFORMED: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 /// Where a thread keeps transformed tiles, their products, and taps to be transformed.
 static SCRATCH: &Kept<f32> = &TRANSFORMED;
@@ -426,7 +426,6 @@ impl Column<'_> {
 
     #[inline(always)]
     fn tile<S: Simd, const WHOLE: bool, const ACCUMULATE: bool>(&self, s: S, pictures: Source<'_>, tile: &Tile) {
-        let source = self.source;
         let (rows, cols) = if WHOLE { (TILE, TILE) } else { (tile.rows, tile.cols) };
         let (w, channels) = (pictures.w, self.place.channels);
         let start = self.corner(pictures, tile);
@@ -440,7 +439,7 @@ impl Column<'_> {
         let mut half = [MaybeUninit::uninit(); PATCH];
         if WHOLE {
             for (u, half) in half.iter_mut().enumerate() {
-                half.write(self.transform_row::<S, TILE>(s, source, u, bias));
+                half.write(self.transform_row::<S, TILE>(s, u, bias));
             }
             for j in 0..TILE {
                 // SAFETY: all rows were written.
@@ -450,10 +449,10 @@ impl Column<'_> {
         }
         for (u, half) in half.iter_mut().enumerate().filter(|&(u, _)| uses(rows, u)) {
             half.write(match cols {
-                4 => self.transform_row::<S, 4>(s, source, u, bias),
-                3 => self.transform_row::<S, 3>(s, source, u, bias),
-                2 => self.transform_row::<S, 2>(s, source, u, bias),
-                _ => self.transform_row::<S, 1>(s, source, u, bias),
+                4 => self.transform_row::<S, 4>(s, u, bias),
+                3 => self.transform_row::<S, 3>(s, u, bias),
+                2 => self.transform_row::<S, 2>(s, u, bias),
+                _ => self.transform_row::<S, 1>(s, u, bias),
             });
         }
         for j in 0..cols {
@@ -471,8 +470,8 @@ impl Column<'_> {
 
     /// `m A` of row `u` of a tile with `M` columns; the bias is among the products.
     #[inline(always)]
-    fn transform_row<S: Simd, const M: usize>(&self, s: S, source: *const f32, u: usize, bias: S::V) -> [S::V; TILE] {
-        let row = source.wrapping_add(opaque(u * PATCH * self.point));
+    fn transform_row<S: Simd, const M: usize>(&self, s: S, u: usize, bias: S::V) -> [S::V; TILE] {
+        let row = self.source.wrapping_add(opaque(u * PATCH * self.point));
         let mut products = std::array::from_fn(|v| {
             if uses(M, v) {
                 // SAFETY: every point has the products of every tile of the block.

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::input::Source;
 use super::tiles::{Block, Grid, POINTS};
 use super::{Bias, ConvDims, Part, Target, Task, WinogradPanels, in_plane, out_plane, places};
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
 use crate::par::{Shared, shares, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
@@ -27,8 +27,8 @@ const MOST_TILES: usize = 48;
 const PRODUCT_FLOATS: usize = 1 << 21;
 
 thread_local! {
-    static PATCHES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static PRODUCTS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PATCHES: Cell<Floats> = const { Cell::new(Floats::new()) };
+    static PRODUCTS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
 /// Whether a convolution of so many channels is computed here.

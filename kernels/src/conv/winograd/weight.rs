@@ -27,7 +27,7 @@ use crate::conv::ConvDims;
 use crate::conv::joined::with_joined;
 use crate::conv::part::Part;
 use crate::lanes::LINE;
-use crate::memory::{Kept, with_kept};
+use crate::memory::{Floats, Kept, with_kept};
 use crate::par::Shared;
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
@@ -49,7 +49,7 @@ const SUM_POINT: usize = PATCH + 1;
 const MOST_LANES: usize = 16;
 
 thread_local! {
-    static PARTIAL: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PARTIAL: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 /// Where a thread keeps partial sums between calls.
 static KEPT: &Kept<f32> = &PARTIAL;
