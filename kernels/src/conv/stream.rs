@@ -53,7 +53,7 @@ pub(super) fn forward(
                 };
                 if winograd::are_few(d) {
                     winograd::convolve_few(isa, d, parts, weight, bias, &mut target);
-                } else if winograd::fit(d.c_in) {
+                } else if winograd::fit(d, d.c_in) {
                     winograd::in_passes(isa, d, parts, |patches| {
                         for outputs in &groups {
                             with_filters(outputs, &mut |panels| {

@@ -117,6 +117,9 @@ fn winograd_matches_the_reference_on_every_instruction_set() {
     for (c_in, c_out) in [(32, 16), (16, 32), (48, 64), (64, 80), (16, 144)] {
         cases.push(ConvDims::same(2, 9, 8, c_in, c_out, 3));
     }
+    // In passes, in either direction: many channels, and few tiles.
+    cases.extend([(520, 24), (24, 520)].map(|(c_in, c_out)| ConvDims::same(1, 18, 13, c_in, c_out, 3)));
+    cases.extend([(128, 32), (32, 128)].map(|(c_in, c_out)| ConvDims::same(1, 7, 7, c_in, c_out, 3)));
     for d in cases {
         let (x, w) = (random(d.in_len(), 1), random(d.weight_len(), 2));
         let (bias, dy) = (random(d.c_out, 3), random(d.out_len(), 4));

@@ -97,8 +97,8 @@ impl Few<'_> {
         let (first, len) = self.share(share);
         let plane = in_plane(self.tiles, len);
         for (block, patches) in self.blocks.iter().zip(patches.chunks_exact_mut(POINTS * plane)) {
-            let channels = first..first + len;
-            dispatch_to(self.isa, Transform { source: self.source, block, channels, plane, patches });
+            let (channels, patches) = (first..first + len, patches.as_mut_ptr());
+            dispatch_to(self.isa, Transform { source: self.source, block, channels, row: len, plane, patches });
         }
     }
 
@@ -122,7 +122,7 @@ impl Few<'_> {
                         let task = Task { source, filter, row: len, started, bias, targets, block, panels, tiles };
                         let patches = &patches[(b * POINTS + point) * in_plane..][..in_plane];
                         let place = (b * count * POINTS + point) * plane;
-                        dispatch_to(isa, Multiply { task, point, patches, products, place });
+                        dispatch_to(isa, Multiply { task, point, then: point, patches, products, place });
                     }
                 }
             }

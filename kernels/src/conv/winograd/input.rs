@@ -37,14 +37,31 @@ impl Source<'_> {
     ) {
         let row = channels.len();
         assert!(tiles.len() * row <= plane && POINTS * plane <= patches.len());
+        // SAFETY: `patches` has room for the channels of every point of every tile.
+        unsafe { self.transform_among(s, tiles, channels, (row, plane), patches.as_mut_ptr()) };
+    }
+
+    /// [`Source::transform`] into `[point][tile][channel]` with `plane` floats from point to point and `row` from
+    /// tile to tile, of which the first is `patches`; every part must have whole vectors of channels.
+    ///
+    /// # Safety
+    /// There must be room for these channels of every point of every tile, and nobody else may use it meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn transform_among<S: Simd>(
+        &self,
+        s: S,
+        tiles: &[Tile],
+        channels: Range<usize>,
+        (row, plane): (usize, usize),
+        patches: *mut f32,
+    ) {
         let (mut first, start) = (0, channels.start);
         for part in self.parts {
             let wanted = start.max(first)..channels.end.min(first + part.channels);
             if !wanted.is_empty() {
                 let channels = wanted.start - first..wanted.end - first;
                 let view = View { part, h: self.h, w: self.w, channels, row, plane };
-                // SAFETY: `patches` has room for the channels of every point of every tile, and those wanted begin here.
-                let target = unsafe { patches.as_mut_ptr().add(wanted.start - start) };
+                let target = patches.wrapping_add(wanted.start - start);
                 if part.is_plain() {
                     view.tiles::<S, Identity, true>(s, tiles, target);
                 } else {

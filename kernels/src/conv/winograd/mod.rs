@@ -108,7 +108,7 @@ pub(super) fn convolve(
     bias: Option<Bias<'_>>,
     targets: &mut [Target<'_>],
 ) {
-    if fit(filter.channels) {
+    if fit(d, filter.channels) {
         return in_passes(filter.isa, d, parts, |patches| patches.convolve(filter, bias, targets));
     }
     convolve_in_blocks(block_limits(filter.isa, cache::second_level()), d, parts, filter, bias, targets);

@@ -1,5 +1,6 @@
 //! Convolutions with so many channels that a block of transformed tiles leaves no room for anything else in the
-//! second-level cache: one stage after the other, each for many tiles.
+//! second-level cache, or of so few tiles that several tasks would have to transform the same: one stage after the other, each
+//! for many tiles.
 //!
 //! The input is transformed once. Then the matrices of each point meet the filters, a block of tiles and a chunk of channels at
 //! a time as in any matrix product, and the products are transformed. What lies between the stages stays in the third-level
@@ -11,18 +12,24 @@ use std::ops::Range;
 use super::input::Source;
 use super::tiles::{Block, Grid, POINTS};
 use super::{Bias, ConvDims, Part, Target, Task, WinogradPanels, in_plane, out_plane, places};
+use crate::lanes::LINE;
 use crate::memory::{Floats, Kept, with_kept};
 use crate::par::{Shared, shares, tasks};
 use crate::simd::{Isa, Simd, WithSimd, dispatch_to};
 
-/// Channels from which on this is the faster way.
+/// Channels from which on this is the faster way, and how many tiles have it so with half as many channels: blocks of so few would
+/// be transformed once for each of the tasks that share the filters.
 const FEWEST_CHANNELS: usize = 512;
+const FEW_TILES: usize = 64;
 /// Floats of the transformed input of the tiles that are worked on at a time, and the fewest of these tiles.
 const PATCH_FLOATS: usize = 1 << 19;
 const FEWEST_TILES: usize = 128;
 /// Floats of a block's transformed input at one point, which stay in the second-level cache, and tiles of a block at most.
 const BLOCK_FLOATS: usize = 1 << 16;
 const MOST_TILES: usize = 48;
+/// Tasks that the transform is divided into, and the fewest channels of one.
+const TRANSFORMS: usize = 8;
+const FEWEST_AT_ONCE: usize = 32;
 /// Floats of the products that are kept at a time, unless those of a single panel are more.
 const PRODUCT_FLOATS: usize = 1 << 21;
 
@@ -31,14 +38,16 @@ thread_local! {
     static PRODUCTS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
-/// Whether a convolution of so many channels is computed here.
-pub(in crate::conv) fn fit(channels: usize) -> bool {
-    channels >= FEWEST_CHANNELS
+/// Whether a convolution of so many channels, those of `d` on either side, is computed here.
+pub(in crate::conv) fn fit(d: &ConvDims, channels: usize) -> bool {
+    let tiles = Grid::new(d).tiles();
+    channels >= FEWEST_CHANNELS || tiles <= FEW_TILES && 2 * tiles <= channels
 }
 
 /// The transformed input of some tiles.
 pub(in crate::conv) struct Patches<'a> {
     d: &'a ConvDims,
+    channels: usize,
     blocks: &'a [Block],
     /// Tiles that a block has room for.
     room: usize,
@@ -49,8 +58,7 @@ pub(in crate::conv) struct Patches<'a> {
 /// Calls `meet` with the transformed input of some tiles after the other, until all tiles had their turn; every part must
 /// have whole vectors of channels.
 pub(in crate::conv) fn in_passes(isa: Isa, d: &ConvDims, parts: &[Part<'_>], mut meet: impl FnMut(&Patches<'_>)) {
-    let (grid, channels) = (Grid::new(d), d.c_in);
-    assert_eq!(parts.iter().map(|part| part.channels).sum::<usize>(), channels, "convolution: input channels of {d:?}");
+    let (grid, channels) = (Grid::new(d), parts.iter().map(|part| part.channels).sum::<usize>());
     let source = Source { parts, h: d.h, w: d.w };
     for range in shares(0..grid.tiles(), (PATCH_FLOATS / POINTS / channels).max(FEWEST_TILES)) {
         // A multiple of the rows of some register tile.
@@ -58,32 +66,43 @@ pub(in crate::conv) fn in_passes(isa: Isa, d: &ConvDims, parts: &[Part<'_>], mut
         let blocks: Vec<Block> = shares(range, room).map(|tiles| grid.block(tiles)).collect();
         let room = blocks.iter().map(|block| block.tiles().len()).max().unwrap_or(0);
         let plane = in_plane(room, channels);
+        let parts = (TRANSFORMS / blocks.len()).clamp(1, channels.div_ceil(FEWEST_AT_ONCE));
         with_kept(&PATCHES as &Kept<f32>, blocks.len() * POINTS * plane, |values| {
             let shared = Shared::new(values);
-            tasks(blocks.len(), |i| {
-                // SAFETY: each task takes the place of its own block.
-                let patches = unsafe { shared.part(i * POINTS * plane, POINTS * plane) };
-                dispatch_to(isa, Transform { source, block: &blocks[i], channels: 0..channels, plane, patches });
+            tasks(blocks.len() * parts, |i| {
+                // Each task writes the channels of its own block and part alone.
+                let (block, part) = (i / parts, i % parts);
+                let whole = |part: usize| part * channels.div_ceil(LINE) / parts * LINE;
+                let (row, channels) = (channels, whole(part)..channels.min(whole(part + 1)));
+                let patches = shared.start().wrapping_add(block * POINTS * plane + channels.start);
+                dispatch_to(isa, Transform { source, block: &blocks[block], channels, row, plane, patches });
             });
-            meet(&Patches { d, blocks: &blocks, room, values });
+            meet(&Patches { d, channels, blocks: &blocks, room, values });
         });
     }
 }
 
-/// The transform of some channels of a block's input.
+/// The transform of some channels of a block's input. Nobody else may use what it writes.
 pub(super) struct Transform<'a> {
     pub(super) source: Source<'a>,
     pub(super) block: &'a Block,
     pub(super) channels: Range<usize>,
+    /// Floats from tile to tile of the result.
+    pub(super) row: usize,
+    /// Floats from point to point of the result.
     pub(super) plane: usize,
-    pub(super) patches: &'a mut [f32],
+    /// Where the first of these channels goes.
+    pub(super) patches: *mut f32,
 }
 
 impl WithSimd for Transform<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        self.source.transform(s, self.block.tiles(), self.channels, self.plane, self.patches);
+        // SAFETY: whoever made this vouches for the place.
+        unsafe {
+            self.source.transform_among(s, self.block.tiles(), self.channels, (self.row, self.plane), self.patches)
+        };
     }
 }
 
@@ -95,8 +114,8 @@ impl Patches<'_> {
         bias: Option<Bias<'_>>,
         targets: &mut [Target<'_>],
     ) {
-        let Self { d, blocks, room, values } = *self;
-        assert_eq!(filter.channels, d.c_in, "convolution: input channels of {d:?}");
+        let Self { d, channels, blocks, room, values } = *self;
+        assert_eq!(filter.channels, channels, "convolution: input channels of {d:?}");
         let targets = places(d, filter, targets);
         let source = Source { parts: &[], h: d.h, w: d.w };
         let (in_plane, out_plane) = (in_plane(room, filter.channels), out_plane(filter, room));
@@ -120,7 +139,8 @@ impl Patches<'_> {
                     let (point, block) = (i / blocks.len(), i % blocks.len());
                     let patches = &values[(block * POINTS + point) * in_plane..][..in_plane];
                     let place = (block * panels.len() * POINTS + point) * out_plane;
-                    dispatch_to(filter.isa, Multiply { task: task(&block), point, patches, products: shared, place });
+                    let (task, then) = (task(&block), (i + 1) / blocks.len() % POINTS);
+                    dispatch_to(filter.isa, Multiply { task, point, then, patches, products: shared, place });
                 });
                 tasks(blocks.len() * panels.len(), |i| {
                     let (block, panel) = (i / panels.len(), panels.start + i % panels.len());
@@ -137,6 +157,8 @@ impl Patches<'_> {
 pub(super) struct Multiply<'a> {
     pub(super) task: Task<'a>,
     pub(super) point: usize,
+    /// The point that this thread will most likely go on with.
+    pub(super) then: usize,
     pub(super) patches: &'a [f32],
     pub(super) products: Shared<'a, f32>,
     /// Where those of the first panel go; those of the next follow after all points.
@@ -147,13 +169,13 @@ impl WithSimd for Multiply<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Self { task, point, patches, products, place } = self;
+        let Self { task, point, then, patches, products, place } = self;
         let plane = task.out_plane();
         for (i, panel) in task.panels.clone().enumerate() {
             // SAFETY: each task takes the planes of its own block and point.
             let products = unsafe { products.part(place + i * POINTS * plane, plane) };
-            let next = if panel + 1 < task.panels.end { panel + 1 } else { task.panels.start };
-            task.multiply(s, (panel, point), patches, products, task.filter.panel(next, point).as_ptr());
+            let next = if panel + 1 < task.panels.end { (panel + 1, point) } else { (task.panels.start, then) };
+            task.multiply(s, (panel, point), patches, products, task.filter.panel(next.0, next.1).as_ptr());
         }
     }
 }
