@@ -322,8 +322,13 @@ fn a_forward_filter_has_no_backward_pass() {
 #[test]
 fn joined_parts_are_the_tensor_that_they_stand_for() {
     for (first, second, c_out) in [(16, 32, 48), (32, 16, 16), (5, 3, 7), (16, 5, 16)] {
-        for d in [ConvDims::same(3, 9, 14, first + second, c_out, 3), ConvDims::same(2, 4, 7, first + second, c_out, 1)]
-        {
+        let channels = first + second;
+        for d in [
+            ConvDims::same(3, 9, 14, channels, c_out, 3),
+            // Few tiles, whose input is transformed in parts of the channels.
+            ConvDims::same(1, 5, 6, channels, c_out, 3),
+            ConvDims::same(2, 4, 7, channels, c_out, 1),
+        ] {
             let pixels = d.n * d.h * d.w;
             let (a, b, add) = (random(pixels * first, 1), random(pixels * second, 2), random(d.n * first, 3));
             let (scale, shift) = (random(first, 4), random(first, 5));
