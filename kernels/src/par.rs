@@ -74,13 +74,24 @@ impl<'a, T> Shared<'a, T> {
         self.start
     }
 
+    /// The element `start`, of `len` among which a task's own lie scattered.
+    pub(crate) fn among(&self, start: usize, len: usize) -> *mut T {
+        self.check(start, len);
+        self.start.wrapping_add(start)
+    }
+
+    #[inline(always)]
+    fn check(&self, start: usize, len: usize) {
+        assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of a slice of {}", self.len);
+    }
+
     /// The elements `start..start + len`.
     ///
     /// # Safety
     /// No other part taken at the same time may overlap this one.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, start: usize, len: usize) -> &'a mut [T] {
-        assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of a slice of {}", self.len);
+        self.check(start, len);
         // SAFETY: in bounds by the assertion; disjoint from other parts by the caller's word.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
@@ -90,7 +101,7 @@ impl<'a, T> Shared<'a, T> {
     /// # Safety
     /// No part that is taken for writing at the same time may overlap this one.
     pub(crate) unsafe fn read(&self, start: usize, len: usize) -> &'a [T] {
-        assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of a slice of {}", self.len);
+        self.check(start, len);
         // SAFETY: in bounds by the assertion; the caller vouches that nothing writes there.
         unsafe { std::slice::from_raw_parts(self.start.add(start), len) }
     }

@@ -94,11 +94,12 @@ impl Few<'_> {
     }
 
     fn transform(&self, share: usize, patches: &mut [f32]) {
-        let (first, len) = self.share(share);
-        let plane = in_plane(self.tiles, len);
+        let Self { isa, source, .. } = *self;
+        let (first, row) = self.share(share);
+        let plane = in_plane(self.tiles, row);
         for (block, patches) in self.blocks.iter().zip(patches.chunks_exact_mut(POINTS * plane)) {
-            let (channels, patches) = (first..first + len, patches.as_mut_ptr());
-            dispatch_to(self.isa, Transform { source: self.source, block, channels, row: len, plane, patches });
+            let (channels, patches) = (first..first + row, Shared::new(patches));
+            dispatch_to(isa, Transform { source, block, channels, row, plane, patches, place: 0 });
         }
     }
 

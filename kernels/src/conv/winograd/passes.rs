@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::input::Source;
 use super::tiles::{Block, Grid, POINTS};
-use super::{Bias, ConvDims, Part, Target, Task, WinogradPanels, in_plane, out_plane, places};
+use super::{Bias, ConvDims, Part, TASKS, Target, Task, WinogradPanels, in_plane, out_plane, places};
 use crate::lanes::LINE;
 use crate::memory::{Floats, Kept, with_kept};
 use crate::par::{Shared, shares, tasks};
@@ -27,9 +27,8 @@ const FEWEST_TILES: usize = 128;
 /// Floats of a block's transformed input at one point, which stay in the second-level cache, and tiles of a block at most.
 const BLOCK_FLOATS: usize = 1 << 16;
 const MOST_TILES: usize = 48;
-/// Tasks that the transform is divided into, and the fewest channels of one.
-const TRANSFORMS: usize = 8;
-const FEWEST_AT_ONCE: usize = 32;
+/// The fewest lines of channels that a task transforms.
+const FEWEST_LINES: usize = 2;
 /// Floats of the products that are kept at a time, unless those of a single panel are more.
 const PRODUCT_FLOATS: usize = 1 << 21;
 
@@ -66,16 +65,16 @@ pub(in crate::conv) fn in_passes(isa: Isa, d: &ConvDims, parts: &[Part<'_>], mut
         let blocks: Vec<Block> = shares(range, room).map(|tiles| grid.block(tiles)).collect();
         let room = blocks.iter().map(|block| block.tiles().len()).max().unwrap_or(0);
         let plane = in_plane(room, channels);
-        let parts = (TRANSFORMS / blocks.len()).clamp(1, channels.div_ceil(FEWEST_AT_ONCE));
+        let lines = channels.div_ceil(LINE);
+        let lines: Vec<Range<usize>> = shares(0..lines, (lines * blocks.len() / TASKS).max(FEWEST_LINES)).collect();
         with_kept(&PATCHES as &Kept<f32>, blocks.len() * POINTS * plane, |values| {
-            let shared = Shared::new(values);
-            tasks(blocks.len() * parts, |i| {
-                // Each task writes the channels of its own block and part alone.
-                let (block, part) = (i / parts, i % parts);
-                let whole = |part: usize| part * channels.div_ceil(LINE) / parts * LINE;
-                let (row, channels) = (channels, whole(part)..channels.min(whole(part + 1)));
-                let patches = shared.start().wrapping_add(block * POINTS * plane + channels.start);
-                dispatch_to(isa, Transform { source, block: &blocks[block], channels, row, plane, patches });
+            let patches = Shared::new(values);
+            // Each task writes some channels of one block.
+            tasks(blocks.len() * lines.len(), |i| {
+                let (block, lines) = (i / lines.len(), &lines[i % lines.len()]);
+                let (row, channels) = (channels, lines.start * LINE..channels.min(lines.end * LINE));
+                let place = block * POINTS * plane + channels.start;
+                dispatch_to(isa, Transform { source, block: &blocks[block], channels, row, plane, patches, place });
             });
             meet(&Patches { d, channels, blocks: &blocks, room, values });
         });
@@ -91,18 +90,21 @@ pub(super) struct Transform<'a> {
     pub(super) row: usize,
     /// Floats from point to point of the result.
     pub(super) plane: usize,
+    pub(super) patches: Shared<'a, f32>,
     /// Where the first of these channels goes.
-    pub(super) patches: *mut f32,
+    pub(super) place: usize,
 }
 
 impl WithSimd for Transform<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        // SAFETY: whoever made this vouches for the place.
-        unsafe {
-            self.source.transform_among(s, self.block.tiles(), self.channels, (self.row, self.plane), self.patches)
-        };
+        let Self { source, block, channels, row, plane, patches, place } = self;
+        let tiles = block.tiles();
+        assert!(channels.len() <= row && tiles.len() * row <= plane);
+        let len = (POINTS - 1) * plane + tiles.len().saturating_sub(1) * row + channels.len();
+        // SAFETY: there is room for every point of every tile, and each task takes the place of its own channels and block.
+        unsafe { source.transform_among(s, tiles, channels, (row, plane), patches.among(place, len)) };
     }
 }
 
