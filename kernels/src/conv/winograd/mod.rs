@@ -220,7 +220,11 @@ impl WithSimd for Staged<'_> {
             for point in 0..POINTS {
                 // The next point's filters lie behind, and after the last point the next panel's.
                 let filters = task.filter.panel(panel, point);
-                let then = filters.as_ptr().wrapping_add(filters.len() + FILTER_GAP);
+                let next = (point + 1) % POINTS * task.in_plane();
+                let then = Then {
+                    filters: filters.as_ptr().wrapping_add(filters.len() + FILTER_GAP),
+                    patches: Some(patches[next..].as_ptr()),
+                };
                 let patches = &patches[point * task.in_plane()..][..task.in_plane()];
                 let products = &mut products[point * task.out_plane()..][..task.out_plane()];
                 task.multiply(s, (panel, point), patches, products, then);
@@ -228,6 +232,14 @@ impl WithSimd for Staged<'_> {
             task.transform_output(s, panel, products);
         }
     }
+}
+
+/// What a product meets next.
+#[derive(Clone, Copy)]
+struct Then {
+    filters: *const f32,
+    /// The transformed input, where a block of it does not stay in the second-level cache while filters stream past.
+    patches: Option<*const f32>,
 }
 
 impl Task<'_> {
@@ -241,9 +253,9 @@ impl Task<'_> {
         out_plane(self.filter, self.tiles)
     }
 
-    /// The matrix product of a point for one panel of outputs, `[tile][width]`; `then` are the filters that are met next.
+    /// The matrix product of a point for one panel of outputs, `[tile][width]`, and what comes `then`.
     #[inline(always)]
-    fn multiply<S: Simd>(&self, s: S, at: (usize, usize), patches: &[f32], products: &mut [f32], then: *const f32) {
+    fn multiply<S: Simd>(&self, s: S, at: (usize, usize), patches: &[f32], products: &mut [f32], then: Then) {
         let vectors = self.filter.panelling.vectors(at.0);
         match S::LANES {
             16 => match vectors {
@@ -269,7 +281,7 @@ impl Task<'_> {
         (panel, point): (usize, usize),
         patches: &[f32],
         products: &mut [f32],
-        then: *const f32,
+        then: Then,
     ) {
         let (filter, width) = (self.filter, NV * S::LANES);
         let channels = filter.channels;
@@ -280,6 +292,8 @@ impl Task<'_> {
         // Planes have room for the rows of a register tile beyond the tiles of the block.
         assert!(patches.len() >= (self.tiles + MR) * self.row && products.len() >= (self.tiles + MR) * width);
         assert!(tiles.end <= self.tiles && b.len() == channels * width && channels <= self.row);
+        let mut patches_left = if then.patches.is_some() { tiles.len() * self.row } else { 0 };
+        let mut next_patches = then.patches.unwrap_or(b.as_ptr()).wrapping_add(tiles.start * self.row);
         for c in (0..channels).step_by(depth) {
             let chunk = &b[c * width..channels.min(c + depth) * width];
             let mut product = Product {
@@ -289,15 +303,24 @@ impl Task<'_> {
                 depth: chunk.len() / width,
                 out: products.as_mut_ptr(),
                 accumulate: self.started || c > 0,
-                ahead: then,
+                ahead: then.filters,
             };
-            let ahead = if c + depth < channels { chunk.as_ptr().wrapping_add(chunk.len()) } else { then };
+            let ahead = if c + depth < channels { chunk.as_ptr().wrapping_add(chunk.len()) } else { then.filters };
             let mut row = tiles.start;
             while row < tiles.end {
-                // Each register tile fetches a line for every channel until all lines of the next chunk are fetched.
-                let line = (row - tiles.start) / MR * 16 * product.depth;
-                let fetches = line < chunk.len();
-                product.ahead = ahead.wrapping_add(line);
+                // Each register tile fetches a line for every channel until all lines of the next chunk are fetched, then of the next
+                // point's input.
+                let line = (row - tiles.start) / MR * LINE * product.depth;
+                let fetches = if line < chunk.len() {
+                    product.ahead = ahead.wrapping_add(line);
+                    true
+                } else {
+                    product.ahead = next_patches;
+                    next_patches = next_patches.wrapping_add(LINE * product.depth);
+                    let wanted = patches_left > 0;
+                    patches_left = patches_left.saturating_sub(LINE * product.depth);
+                    wanted
+                };
                 // SAFETY: the planes have `MR` rows beyond the tiles of the block, by the assertion, and rows of `channels` and
                 // `width` floats.
                 unsafe {

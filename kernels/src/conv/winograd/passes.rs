@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::input::Source;
 use super::tiles::{Block, Grid, POINTS};
-use super::{Bias, ConvDims, Part, TASKS, Target, Task, WinogradPanels, in_plane, out_plane, places};
+use super::{Bias, ConvDims, Part, TASKS, Target, Task, Then, WinogradPanels, in_plane, out_plane, places};
 use crate::lanes::LINE;
 use crate::memory::{Floats, Kept, with_kept};
 use crate::par::{Shared, shares, tasks};
@@ -177,7 +177,8 @@ impl WithSimd for Multiply<'_> {
             // SAFETY: each task takes the planes of its own block and point.
             let products = unsafe { products.part(place + i * POINTS * plane, plane) };
             let next = if panel + 1 < task.panels.end { (panel + 1, point) } else { (task.panels.start, then) };
-            task.multiply(s, (panel, point), patches, products, task.filter.panel(next.0, next.1).as_ptr());
+            let then = Then { filters: task.filter.panel(next.0, next.1).as_ptr(), patches: None };
+            task.multiply(s, (panel, point), patches, products, then);
         }
     }
 }
