@@ -156,6 +156,11 @@ impl Tape {
         Self { recording: false, saved: Vec::new() }
     }
 
+    /// Whether activations are kept for a backward pass.
+    pub fn is_recording(&self) -> bool {
+        self.recording
+    }
+
     /// Keeps an activation.
     pub fn push(&mut self, tensor: impl Into<Arc<Tensor>>) {
         if self.recording {

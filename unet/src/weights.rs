@@ -27,7 +27,7 @@ pub(crate) struct Pass<'a> {
 #[derive(Clone, Copy)]
 pub(crate) enum Filters<'a> {
     /// Packed for many passes.
-    Kept(&'a [Filter]),
+    Kept(&'a Packed),
     /// To be packed for each layer's turn, because the next pass will have others.
     Passing(&'a [FilterSpec]),
 }
@@ -36,12 +36,81 @@ impl Pass<'_> {
     /// Calls `run` with a filter for a pass in this direction.
     pub fn with_filter<R>(&self, filter: usize, direction: Direction, run: impl FnOnce(&Filter) -> R) -> R {
         match self.filters {
-            Filters::Kept(filters) => run(&filters[filter]),
+            Filters::Kept(packed) => run(&packed.filters[filter]),
             Filters::Passing(specs) => {
                 let FilterSpec { kernel, stride, c_in, c_out, ref weight, .. } = specs[filter];
                 Filter::with_passing(direction, kernel, stride, [c_in, c_out], &self.values[weight.clone()], run)
             }
         }
+    }
+}
+
+impl<'a> Pass<'a> {
+    /// The layer that a chain amounts to, by the position that [`Builder::chain`] gave out, with its bias; none where weights change
+    /// from pass to pass, or stay as they are stored.
+    pub fn chain(&self, chain: usize) -> Option<(&'a Filter, &'a [f32])> {
+        match self.filters {
+            Filters::Kept(packed) => packed.chains.get(chain).map(|(filter, bias)| (filter, &bias[..])),
+            Filters::Passing(_) => None,
+        }
+    }
+
+    /// Whether weights change from pass to pass.
+    pub fn is_training(&self) -> bool {
+        matches!(self.filters, Filters::Passing(_))
+    }
+}
+
+/// Weights in the kernels' order.
+#[derive(Debug, Default)]
+pub(crate) struct Packed {
+    filters: Vec<Filter>,
+    /// What the chains amount to, for forward passes.
+    chains: Vec<(Filter, Vec<f32>)>,
+}
+
+/// Two linear layers with nothing between them, which are one.
+#[derive(Clone, Debug)]
+pub(crate) struct ChainSpec {
+    /// `A`, `[inner, c]`, and `a`.
+    pub first: (Range<usize>, Option<Range<usize>>),
+    /// `B`, `[c, inner]`, or where it is transposed `[inner, c]`, and `b`.
+    pub then: (Range<usize>, Option<Range<usize>>),
+    pub transposed: bool,
+    pub c: usize,
+}
+
+impl ChainSpec {
+    /// The number of `B` that output `o` has for what passes at `h`.
+    fn factor(&self, values: &[f32], o: usize, h: usize) -> f64 {
+        let (b, c) = (&values[self.then.0.clone()], self.c);
+        f64::from(if self.transposed { b[h * c + o] } else { b[o * (b.len() / c) + h] })
+    }
+
+    /// The one layer's weight, `[c, c]`, computed in double precision.
+    fn weight(&self, values: &[f32]) -> Vec<f32> {
+        let (a, c) = (&values[self.first.0.clone()], self.c);
+        let mut weight = vec![0.0; c * c];
+        weight.par_chunks_exact_mut(c).enumerate().for_each(|(o, row)| {
+            let mut sums = vec![0.0f64; c];
+            for (h, a) in a.chunks_exact(c).enumerate() {
+                let factor = self.factor(values, o, h);
+                sums.iter_mut().zip(a).for_each(|(sum, a)| *sum += factor * f64::from(*a));
+            }
+            row.iter_mut().zip(sums).for_each(|(value, sum)| *value = sum as f32);
+        });
+        weight
+    }
+
+    /// The one layer's bias, `[c]`, likewise.
+    pub fn bias(&self, values: &[f32]) -> Vec<f32> {
+        let bias_of = |bias: &Option<Range<usize>>| bias.clone().map(|bias| &values[bias]);
+        let (a, b) = (bias_of(&self.first.1), bias_of(&self.then.1).filter(|_| !self.transposed));
+        let through = |o: usize, a: &[f32]| -> f64 {
+            a.iter().enumerate().map(|(h, a)| self.factor(values, o, h) * f64::from(*a)).sum()
+        };
+        let of = |o: usize| a.map_or(0.0, |a| through(o, a)) + b.map_or(0.0, |b| f64::from(b[o]));
+        (0..self.c).map(|o| of(o) as f32).collect()
     }
 }
 
@@ -62,6 +131,7 @@ pub(crate) struct FilterSpec {
 pub(crate) struct Builder {
     pub params: ParamTable,
     filters: Vec<FilterSpec>,
+    chains: Vec<ChainSpec>,
     fills: Vec<Fill>,
     /// Of a network that is only run, the entries of the table that are no filters; their values alone are a vector.
     small: Option<Vec<usize>>,
@@ -107,13 +177,20 @@ impl Builder {
         (self.filters.len() - 1, weight)
     }
 
+    /// A chain of layers that forward passes take for one: its position among the chains.
+    pub fn chain(&mut self, chain: ChainSpec) -> usize {
+        self.chains.push(chain);
+        self.chains.len() - 1
+    }
+
     /// The finished parameters.
     pub fn finish(self) -> Weights {
         Weights {
             params: self.params.into(),
             fills: self.fills,
             specs: self.filters,
-            packed: Mutex::new(Packed::default()),
+            chains: self.chains,
+            shared: Mutex::new(Shared::default()),
         }
     }
 
@@ -144,7 +221,7 @@ impl Builder {
             Ok::<_, UnetError>(Filter::streamed(spec.kernel, spec.stride, spec.c_in, spec.c_out, stored))
         };
         let filters = self.filters.iter().map(filter).collect::<Result<_, UnetError>>()?;
-        Ok(RunWeights { params: self.params, values, filters })
+        Ok(RunWeights { params: self.params, values, packed: Packed { filters, chains: Vec::new() } })
     }
 }
 
@@ -152,7 +229,7 @@ impl Builder {
 pub(crate) struct RunWeights {
     params: ParamTable,
     values: Vec<f32>,
-    filters: Vec<Filter>,
+    packed: Packed,
 }
 
 impl RunWeights {
@@ -163,7 +240,7 @@ impl RunWeights {
 
     /// What the layers need.
     pub fn pass<'a>(&'a self, pool: &'a Pool) -> Pass<'a> {
-        Pass { values: &self.values, filters: Filters::Kept(&self.filters), pool, dropout: &[] }
+        Pass { values: &self.values, filters: Filters::Kept(&self.packed), pool, dropout: &[] }
     }
 }
 
@@ -180,8 +257,8 @@ enum Fresh {
 }
 
 #[derive(Default)]
-struct Packed {
-    filters: Arc<Vec<Filter>>,
+struct Shared {
+    packed: Arc<Packed>,
     fresh: Fresh,
 }
 
@@ -190,7 +267,8 @@ pub(crate) struct Weights {
     params: Params,
     fills: Vec<Fill>,
     specs: Vec<FilterSpec>,
-    packed: Mutex<Packed>,
+    chains: Vec<ChainSpec>,
+    shared: Mutex<Shared>,
 }
 
 impl Weights {
@@ -200,18 +278,20 @@ impl Weights {
 
     /// The parameters, to be changed: the packed weights are out of date from here on, and given up.
     pub fn params_mut(&mut self) -> &mut Params {
-        *self.packed.get_mut().unwrap_or_else(PoisonError::into_inner) = Packed::default();
+        *self.shared.get_mut().unwrap_or_else(PoisonError::into_inner) = Shared::default();
         &mut self.params
     }
 
     /// Floats of the packed weights that a forward pass reads.
     pub fn packed_floats(&self) -> usize {
-        self.specs.iter().map(|s| Filter::forward_floats(s.kernel, s.stride, s.c_in, s.c_out)).sum()
+        let filters = self.specs.iter().map(|s| Filter::forward_floats(s.kernel, s.stride, s.c_in, s.c_out));
+        let chains = self.chains.iter().map(|chain| Filter::forward_floats(1, 1, chain.c, chain.c));
+        filters.chain(chains).sum()
     }
 
     /// Draws the first values of every parameter.
     pub fn initialise(&mut self, init: Init, seed: u64) {
-        *self.packed.get_mut().unwrap_or_else(PoisonError::into_inner) = Packed::default();
+        *self.shared.get_mut().unwrap_or_else(PoisonError::into_inner) = Shared::default();
         init::initialise(&mut self.params, &self.fills, init, seed);
     }
 
@@ -221,31 +301,31 @@ impl Weights {
     }
 
     /// The packed weights for a forward pass.
-    pub fn for_predict(&self) -> Arc<Vec<Filter>> {
-        self.shared(Fresh::Forward)
+    pub fn for_predict(&self) -> Arc<Packed> {
+        self.at_least(Fresh::Forward)
     }
 
     /// The packed weights for a forward and a backward pass of a network that is not being trained.
-    pub fn for_gradient(&self) -> Arc<Vec<Filter>> {
-        self.shared(Fresh::Both)
+    pub fn for_gradient(&self) -> Arc<Packed> {
+        self.at_least(Fresh::Both)
     }
 
-    fn shared(&self, least: Fresh) -> Arc<Vec<Filter>> {
-        let lock = || self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        let packed = lock();
-        if packed.fresh >= least {
-            return packed.filters.clone();
+    fn at_least(&self, least: Fresh) -> Arc<Packed> {
+        let lock = || self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = lock();
+        if shared.fresh >= least {
+            return shared.packed.clone();
         }
         // Packing may run on the thread pool, so the lock is not held meanwhile: a thread that waits for its share
         // may be given another prediction of the same network.
-        drop(packed);
-        let filters = Arc::new(self.pack(least == Fresh::Both));
-        let mut packed = lock();
+        drop(shared);
+        let packed = Arc::new(self.pack(least == Fresh::Both));
+        let mut shared = lock();
         // Another thread may have packed more meanwhile.
-        if packed.fresh < least {
-            *packed = Packed { filters: filters.clone(), fresh: least };
+        if shared.fresh < least {
+            *shared = Shared { packed: packed.clone(), fresh: least };
         }
-        filters
+        packed
     }
 
     /// The weights for a forward and a backward pass after which they change.
@@ -253,14 +333,23 @@ impl Weights {
         Filters::Passing(&self.specs)
     }
 
-    fn pack(&self, backward: bool) -> Vec<Filter> {
-        let packed = |s: &FilterSpec| {
+    fn pack(&self, backward: bool) -> Packed {
+        let values = self.params.values();
+        let filter = |s: &FilterSpec| {
             let new = if s.stride == 1 { Filter::same } else { Filter::strided };
             let mut filter = new(s.kernel, s.c_in, s.c_out);
-            filter.pack(&self.params.values()[s.weight.clone()], backward);
+            filter.pack(&values[s.weight.clone()], backward);
             filter
         };
-        self.specs.par_iter().map(packed).collect()
+        let chain = |chain: &ChainSpec| {
+            let mut filter = Filter::same(1, chain.c, chain.c);
+            filter.pack(&chain.weight(values), false);
+            (filter, chain.bias(values))
+        };
+        Packed {
+            filters: self.specs.par_iter().map(filter).collect(),
+            chains: self.chains.par_iter().map(chain).collect(),
+        }
     }
 }
 
@@ -270,7 +359,8 @@ impl Clone for Weights {
             params: self.params.clone(),
             fills: self.fills.clone(),
             specs: self.specs.clone(),
-            packed: Mutex::new(Packed::default()),
+            chains: self.chains.clone(),
+            shared: Mutex::new(Shared::default()),
         }
     }
 }

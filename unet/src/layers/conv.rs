@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use tweedie_denoiser::Role;
-use tweedie_kernels::conv::{self, ConvDims, Direction, Part, Target};
+use tweedie_kernels::conv::{self, ConvDims, Direction, Filter, Part, Target};
 
 use super::pair;
 use crate::init::Fill;
@@ -219,6 +219,16 @@ impl Linear {
     pub fn unbiased(b: &mut Builder, name: &str, c_in: usize, c_out: usize) -> Self {
         let (filter, weight) = b.filter(format!("{name}.weight"), &[c_out, c_in], 1, Fill::fan_in(c_in, false));
         Self { name: name.to_owned(), filter, c_in, c_out, weight, bias: None }
+    }
+
+    /// Where its weight and its bias lie.
+    pub fn ranges(&self) -> (Range<usize>, Option<Range<usize>>) {
+        (self.weight.clone(), self.bias.clone())
+    }
+
+    /// Calls `run` with the weight packed for a pass in this direction.
+    pub fn with_filter<R>(&self, p: &Pass<'_>, direction: Direction, run: impl FnOnce(&Filter) -> R) -> R {
+        p.with_filter(self.filter, direction, run)
     }
 
     /// The prefix of its keys.

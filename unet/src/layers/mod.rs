@@ -6,6 +6,7 @@
 //! parameters: they are not computed, and the gradient of an image then has the same bits in every batch.
 
 mod attention;
+mod chain;
 mod conv;
 mod embedding;
 mod norm;
