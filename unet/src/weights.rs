@@ -32,7 +32,7 @@ pub(crate) enum Filters<'a> {
     Passing(&'a [FilterSpec]),
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
     /// Calls `run` with a filter for a pass in this direction.
     pub fn with_filter<R>(&self, filter: usize, direction: Direction, run: impl FnOnce(&Filter) -> R) -> R {
         match self.filters {
@@ -43,9 +43,7 @@ impl Pass<'_> {
             }
         }
     }
-}
 
-impl<'a> Pass<'a> {
     /// The layer that a chain amounts to, by the position that [`Builder::chain`] gave out, with its bias; none where weights change
     /// from pass to pass, or stay as they are stored.
     pub fn chain(&self, chain: usize) -> Option<(&'a Filter, &'a [f32])> {

@@ -83,9 +83,7 @@ impl Attention {
             return self.forward_chained(p, chains, (x, a), tape);
         }
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|linear| linear.forward(p, &a));
-        let mut o = p.pool.tensor(q.shape());
-        let mut lse = p.pool.tensor([x.n, 1, self.shape.heads, x.hw()]);
-        attention::forward(&self.dims(&x), &q.data, &k.data, &v.data, &mut o.data, &mut lse.data);
+        let [o, lse] = self.attend(p, [&q, &k, &v]);
         let mut y = self.to_out.forward(p, &o);
         y.add(&x);
         y.scale(1.0 / self.shape.output_scale);
@@ -95,6 +93,36 @@ impl Attention {
         tape.push(a);
         tape.push(x);
         y
+    }
+
+    /// The weighted values of every head, and the logarithms of the sums that their weights were divided by.
+    fn attend(&self, p: &Pass<'_>, [q, k, v]: [&Tensor; 3]) -> [Tensor; 2] {
+        let mut o = p.pool.tensor(q.shape());
+        let mut lse = p.pool.tensor([q.n, 1, self.shape.heads, q.hw()]);
+        attention::forward(&self.dims(q), &q.data, &k.data, &v.data, &mut o.data, &mut lse.data);
+        [o, lse]
+    }
+
+    /// The gradients of queries, keys and values, in so many calls of the kernel.
+    fn attend_back(&self, p: &Pass<'_>, [q, k, v, o, lse, d_o]: [&Tensor; 6], calls: usize) -> [Tensor; 3] {
+        let [mut dq, mut dk, mut dv] = std::array::from_fn(|_| p.pool.zeros_like(q));
+        let d = AttentionDims { n: q.n / calls, ..self.dims(q) };
+        for i in 0..calls {
+            let (at, lse_at) = (i * d.q_elements()..(i + 1) * d.q_elements(), i * d.lse_len()..(i + 1) * d.lse_len());
+            attention::backward(
+                &d,
+                &q.data[at.clone()],
+                &k.data[at.clone()],
+                &v.data[at.clone()],
+                &o.data[at.clone()],
+                &lse.data[lse_at],
+                &d_o.data[at.clone()],
+                &mut dq.data[at.clone()],
+                &mut dk.data[at.clone()],
+                &mut dv.data[at],
+            );
+        }
+        [dq, dk, dv]
     }
 
     /// Both chains, if a pass over so many pixels gains by them. Where weights are kept but a backward pass follows, an image's
@@ -121,9 +149,7 @@ impl Attention {
         tape: &mut Tape,
     ) -> Tensor {
         let q = queries.forward(p, &a);
-        let mut o = p.pool.tensor(x.shape());
-        let mut lse = p.pool.tensor([x.n, 1, 1, x.hw()]);
-        attention::forward(&self.dims(&x), &q.data, &a.data, &a.data, &mut o.data, &mut lse.data);
+        let [o, lse] = self.attend(p, [&q, &a, &a]);
         let mut y = output.forward(p, &o);
         y.add(&x);
         y.scale(1.0 / self.shape.output_scale);
@@ -151,20 +177,9 @@ impl Attention {
     ) -> Tensor {
         let [lse, o, q] = std::array::from_fn(|_| tape.pop());
         let [output_weight, queries_weight] = std::array::from_fn(|_| tape.pop());
-        let [mut d_o, mut dq, mut da, mut dv] = std::array::from_fn(|_| p.pool.zeros_like(&q));
+        let mut d_o = p.pool.zeros_like(&o);
         output.backward(p, &output_weight, (&o, dy), &mut d_o, grads);
-        attention::backward(
-            &self.dims(a),
-            &q.data,
-            &a.data,
-            &a.data,
-            &o.data,
-            &lse.data,
-            &d_o.data,
-            &mut dq.data,
-            &mut da.data,
-            &mut dv.data,
-        );
+        let [dq, mut da, dv] = self.attend_back(p, [&q, a, a, &o, &lse, &d_o], 1);
         queries.backward(p, &queries_weight, (a, &dq), &mut da, grads);
         da.add(&dv);
         da
@@ -183,26 +198,10 @@ impl Attention {
         }
         let [lse, o, v, k, q] = std::array::from_fn(|_| tape.pop());
         let d_o = self.to_out.backward_new(p, &o, &dy, grads);
-        let [mut dq, mut dk, mut dv] = std::array::from_fn(|_| p.pool.zeros_like(&q));
         // The kernel divides the queries of a head by the number of heads in a call, and rounds accordingly: for the
         // gradient of an image alone, each has a call of its own.
-        let images = if grads.is_empty() { x.n } else { 1 };
-        let d = AttentionDims { n: x.n / images, ..self.dims(&x) };
-        for i in 0..images {
-            let (at, lse_at) = (i * d.q_elements()..(i + 1) * d.q_elements(), i * d.lse_len()..(i + 1) * d.lse_len());
-            attention::backward(
-                &d,
-                &q.data[at.clone()],
-                &k.data[at.clone()],
-                &v.data[at.clone()],
-                &o.data[at.clone()],
-                &lse.data[lse_at],
-                &d_o.data[at.clone()],
-                &mut dq.data[at.clone()],
-                &mut dk.data[at.clone()],
-                &mut dv.data[at],
-            );
-        }
+        let calls = if grads.is_empty() { x.n } else { 1 };
+        let [dq, dk, dv] = self.attend_back(p, [&q, &k, &v, &o, &lse, &d_o], calls);
         drop((lse, o, v, k, q, d_o));
         let others = [(&self.to_k, &dk), (&self.to_v, &dv)];
         // Without a normalisation the projections read `x` itself, whose gradient `dy` already carries the residual.

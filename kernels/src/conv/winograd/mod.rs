@@ -223,7 +223,7 @@ impl WithSimd for Staged<'_> {
                 let next = (point + 1) % POINTS * task.in_plane();
                 let then = Then {
                     filters: filters.as_ptr().wrapping_add(filters.len() + FILTER_GAP),
-                    patches: Some(patches[next..].as_ptr()),
+                    patches: &patches[next..][..task.in_plane()],
                 };
                 let patches = &patches[point * task.in_plane()..][..task.in_plane()];
                 let products = &mut products[point * task.out_plane()..][..task.out_plane()];
@@ -236,10 +236,10 @@ impl WithSimd for Staged<'_> {
 
 /// What a product meets next.
 #[derive(Clone, Copy)]
-struct Then {
+struct Then<'a> {
     filters: *const f32,
-    /// The transformed input, where a block of it does not stay in the second-level cache while filters stream past.
-    patches: Option<*const f32>,
+    /// The transformed input, where a block of it does not stay in the second-level cache while filters stream past; else nothing.
+    patches: &'a [f32],
 }
 
 impl Task<'_> {
@@ -255,7 +255,7 @@ impl Task<'_> {
 
     /// The matrix product of a point for one panel of outputs, `[tile][width]`, and what comes `then`.
     #[inline(always)]
-    fn multiply<S: Simd>(&self, s: S, at: (usize, usize), patches: &[f32], products: &mut [f32], then: Then) {
+    fn multiply<S: Simd>(&self, s: S, at: (usize, usize), patches: &[f32], products: &mut [f32], then: Then<'_>) {
         let vectors = self.filter.panelling.vectors(at.0);
         match S::LANES {
             16 => match vectors {
@@ -281,7 +281,7 @@ impl Task<'_> {
         (panel, point): (usize, usize),
         patches: &[f32],
         products: &mut [f32],
-        then: Then,
+        then: Then<'_>,
     ) {
         let (filter, width) = (self.filter, NV * S::LANES);
         let channels = filter.channels;
@@ -292,8 +292,7 @@ impl Task<'_> {
         // Planes have room for the rows of a register tile beyond the tiles of the block.
         assert!(patches.len() >= (self.tiles + MR) * self.row && products.len() >= (self.tiles + MR) * width);
         assert!(tiles.end <= self.tiles && b.len() == channels * width && channels <= self.row);
-        let mut patches_left = if then.patches.is_some() { tiles.len() * self.row } else { 0 };
-        let mut next_patches = then.patches.unwrap_or(b.as_ptr()).wrapping_add(tiles.start * self.row);
+        let mut unsent = then.patches.get(tiles.start * self.row..tiles.end * self.row).unwrap_or_default();
         for c in (0..channels).step_by(depth) {
             let chunk = &b[c * width..channels.min(c + depth) * width];
             let mut product = Product {
@@ -311,16 +310,13 @@ impl Task<'_> {
                 // Each register tile fetches a line for every channel until all lines of the next chunk are fetched, then of the next
                 // point's input.
                 let line = (row - tiles.start) / MR * LINE * product.depth;
-                let fetches = if line < chunk.len() {
+                let fetches = line < chunk.len() || !unsent.is_empty();
+                if line < chunk.len() {
                     product.ahead = ahead.wrapping_add(line);
-                    true
                 } else {
-                    product.ahead = next_patches;
-                    next_patches = next_patches.wrapping_add(LINE * product.depth);
-                    let wanted = patches_left > 0;
-                    patches_left = patches_left.saturating_sub(LINE * product.depth);
-                    wanted
-                };
+                    product.ahead = unsent.as_ptr();
+                    unsent = unsent.get(LINE * product.depth..).unwrap_or_default();
+                }
                 // SAFETY: the planes have `MR` rows beyond the tiles of the block, by the assertion, and rows of `channels` and
                 // `width` floats.
                 unsafe {

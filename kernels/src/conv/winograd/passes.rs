@@ -177,7 +177,7 @@ impl WithSimd for Multiply<'_> {
             // SAFETY: each task takes the planes of its own block and point.
             let products = unsafe { products.part(place + i * POINTS * plane, plane) };
             let next = if panel + 1 < task.panels.end { (panel + 1, point) } else { (task.panels.start, then) };
-            let then = Then { filters: task.filter.panel(next.0, next.1).as_ptr(), patches: None };
+            let then = Then { filters: task.filter.panel(next.0, next.1).as_ptr(), patches: &[] };
             task.multiply(s, (panel, point), patches, products, then);
         }
     }
