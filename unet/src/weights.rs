@@ -44,6 +44,14 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// A filter that is packed for many passes, or stays as it is stored.
+    pub fn kept(&self, filter: usize) -> Option<&'a Filter> {
+        match self.filters {
+            Filters::Kept(packed) => Some(&packed.filters[filter]),
+            Filters::Passing(_) => None,
+        }
+    }
+
     /// The layer that a chain amounts to, by the position that [`Builder::chain`] gave out, with its bias; none where weights change
     /// from pass to pass, or stay as they are stored.
     pub fn chain(&self, chain: usize) -> Option<(&'a Filter, &'a [f32])> {
@@ -117,11 +125,23 @@ impl ChainSpec {
 pub(crate) struct FilterSpec {
     kernel: usize,
     stride: usize,
+    /// Whether forward passes that keep it packed meet every pixel four times.
+    upsamples: bool,
     c_in: usize,
     c_out: usize,
     weight: Range<usize>,
     /// Its position in the table of parameters.
     entry: usize,
+}
+
+impl FilterSpec {
+    /// Floats that it takes packed for forward passes.
+    fn forward_floats(&self) -> usize {
+        match self.upsamples {
+            true => Filter::upsampled_floats(self.c_in, self.c_out),
+            false => Filter::forward_floats(self.kernel, self.stride, self.c_in, self.c_out),
+        }
+    }
 }
 
 /// Collects the parameters of the layers while a network is being built.
@@ -167,12 +187,18 @@ impl Builder {
         self.filters.push(FilterSpec {
             kernel,
             stride,
+            upsamples: false,
             c_in: shape[1],
             c_out: shape[0],
             weight: weight.clone(),
             entry,
         });
         (self.filters.len() - 1, weight)
+    }
+
+    /// Says that forward passes meet every pixel four times with a filter, see [`Filter::upsampled`].
+    pub fn upsamples(&mut self, filter: usize) {
+        self.filters[filter].upsamples = true;
     }
 
     /// A chain of layers that forward passes take for one: its position among the chains.
@@ -282,7 +308,7 @@ impl Weights {
 
     /// Floats of the packed weights that a forward pass reads.
     pub fn packed_floats(&self) -> usize {
-        let filters = self.specs.iter().map(|s| Filter::forward_floats(s.kernel, s.stride, s.c_in, s.c_out));
+        let filters = self.specs.iter().map(FilterSpec::forward_floats);
         let chains = self.chains.iter().map(|chain| Filter::forward_floats(1, 1, chain.c, chain.c));
         filters.chain(chains).sum()
     }
@@ -334,8 +360,11 @@ impl Weights {
     fn pack(&self, backward: bool) -> Packed {
         let values = self.params.values();
         let filter = |s: &FilterSpec| {
-            let new = if s.stride == 1 { Filter::same } else { Filter::strided };
-            let mut filter = new(s.kernel, s.c_in, s.c_out);
+            let mut filter = match s.stride {
+                _ if s.upsamples => Filter::upsampled(s.c_in, s.c_out),
+                1 => Filter::same(s.kernel, s.c_in, s.c_out),
+                _ => Filter::strided(s.kernel, s.c_in, s.c_out),
+            };
             filter.pack(&values[s.weight.clone()], backward);
             filter
         };

@@ -25,12 +25,14 @@ mod tests;
 mod thin;
 mod tile;
 mod turned;
+mod upsampled;
 mod window;
 mod winograd;
 
 pub use joined::{backward_input_joined, backward_weight_joined, forward_joined};
 pub use pack::{Direction, Filter};
 pub use part::{Part, Target};
+pub use upsampled::forward_upsampled;
 
 use gather::Tap;
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gather::Tap;
-use super::winograd::WinogradPanels;
+use super::winograd::{self, PLAIN, TWICE, WinogradPanels};
 use super::{ConvDims, thin};
 use crate::lanes::turn;
 use crate::memory::{Floats, Kept, with_kept};
@@ -200,8 +200,8 @@ impl WithSimd for Turn<'_> {
     }
 }
 
-/// What a filter of [`Filter::same`] cannot do.
-const NOT_THE_SAME: &str = "convolution: a filter for pictures that keep their size was given others: use Filter::new";
+/// What a filter of [`Filter::same`] or [`Filter::upsampled`] cannot do.
+const NOT_THE_SAME: &str = "convolution: a filter that was packed for pictures of another kind, which keep their size or double it: use Filter::new";
 
 /// What a filter is packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,6 +251,42 @@ impl Filter {
         Self { transformed: false, forward_winograd: None, ..Self::new(kernel, c_in, c_out) }
     }
 
+    /// A 3x3 filter of zeros for [`super::forward_upsampled`] alone, and for the gradient of a convolution that keeps the size.
+    pub fn upsampled(c_in: usize, c_out: usize) -> Self {
+        Self::upsampled_for(Isa::best(), c_in, c_out)
+    }
+
+    /// [`Filter::upsampled`] for a given instruction set.
+    pub(super) fn upsampled_for(isa: Isa, c_in: usize, c_out: usize) -> Self {
+        let mut filter = Self { gathered: false, ..Self::for_isa(isa, 3, c_in, c_out) };
+        if filter.forward_winograd.is_some() {
+            filter.forward.values = Floats::new();
+            filter.forward_winograd = Some(WinogradPanels::new(isa, TWICE, c_in, c_out));
+        }
+        filter
+    }
+
+    /// Whether [`super::forward_joined`] with this filter reads plain parts where they lie, and need not join them.
+    pub fn reads_parts(&self) -> bool {
+        let Panels { taps, channels, outputs, .. } = self.forward;
+        let gathers = !is_narrow(outputs) && !thin::fits(taps, channels, outputs);
+        self.streamed.is_none() && (self.forward_winograd().is_some() || gathers)
+    }
+
+    /// Whether a filter of [`Filter::upsampled`] is the better one for images of this size (height, width) before they are doubled: of
+    /// smaller ones, too few pixels meet what is 2.8 times as much memory.
+    pub fn upsampled_pays(size: [usize; 2]) -> bool {
+        winograd::worth_keeping(size)
+    }
+
+    /// Whether [`super::forward_upsampled`] takes this filter for a convolution of this size.
+    pub fn upsamples(&self, d: &ConvDims) -> bool {
+        match &self.streamed {
+            Some(_) => self.transformed && winograd::worth_making(d),
+            None => self.phases().is_some(),
+        }
+    }
+
     /// A filter whose weights `[c_out, c_in, kernel, kernel]` stay as they are stored: each forward pass packs them anew, in
     /// pieces that fit into the caches. There is no backward pass.
     ///
@@ -293,7 +329,7 @@ impl Filter {
         with_kept_by_all(|memory| {
             let (winograd, gathered) = filter.packed(direction);
             if stride == 1 && WinogradPanels::fits(isa, kernel, channels, outputs) {
-                let mut panels = WinogradPanels::within(memory, isa, channels, outputs);
+                let mut panels = WinogradPanels::within(memory, isa, PLAIN, channels, outputs);
                 match direction {
                     Direction::Forward => panels.fill(weight),
                     Direction::Backward => panels.fill_turned(weight),
@@ -342,9 +378,18 @@ impl Filter {
     pub fn forward_floats(kernel: usize, stride: usize, c_in: usize, c_out: usize) -> usize {
         let isa = Isa::best();
         if stride == 1 && WinogradPanels::fits(isa, kernel, c_in, c_out) {
-            return WinogradPanels::floats(isa, c_in, c_out);
+            return WinogradPanels::floats(isa, PLAIN, c_in, c_out);
         }
         Panels::floats(isa, kernel * kernel, c_in, c_out)
+    }
+
+    /// Floats that [`Filter::upsampled`] takes for the forward pass.
+    pub fn upsampled_floats(c_in: usize, c_out: usize) -> usize {
+        let isa = Isa::best();
+        match WinogradPanels::fits(isa, 3, c_in, c_out) {
+            true => WinogradPanels::floats(isa, TWICE, c_in, c_out),
+            false => Self::forward_floats(3, 1, c_in, c_out),
+        }
     }
 
     /// A filter of zeros for a given instruction set, so that each can be tested.
@@ -355,7 +400,7 @@ impl Filter {
             forward: Panels::new(isa, taps, c_in, c_out),
             backward: Panels::new(isa, taps, 0, c_in),
             forward_winograd: WinogradPanels::fits(isa, kernel, c_in, c_out)
-                .then(|| WinogradPanels::new(isa, c_in, c_out)),
+                .then(|| WinogradPanels::new(isa, PLAIN, c_in, c_out)),
             backward_winograd: None,
             has_backward: false,
             transformed: true,
@@ -390,7 +435,8 @@ impl Filter {
             }
             if transformed {
                 // Seen from the input, the filter is turned by half a turn.
-                self.backward_winograd.get_or_insert_with(|| WinogradPanels::new(isa, c_out, c_in)).fill_turned(weight);
+                let new = || WinogradPanels::new(isa, PLAIN, c_out, c_in);
+                self.backward_winograd.get_or_insert_with(new).fill_turned(weight);
             }
         }
     }
@@ -407,7 +453,12 @@ impl Filter {
     }
 
     pub(super) fn forward_winograd(&self) -> Option<&WinogradPanels> {
-        self.forward_winograd.as_ref()
+        self.forward_winograd.as_ref().filter(|panels| panels.step() == 1)
+    }
+
+    /// What [`Filter::upsampled`] keeps.
+    pub(super) fn phases(&self) -> Option<&WinogradPanels> {
+        self.forward_winograd.as_ref().filter(|panels| panels.step() == 2)
     }
 
     pub(super) fn backward_winograd(&self) -> Option<&WinogradPanels> {
@@ -421,7 +472,7 @@ impl Filter {
 
     /// Whether the forward pass has a transformed form, at hand or to be made.
     pub(super) fn is_transformed(&self) -> bool {
-        self.forward_winograd.is_some() || self.streamed.is_some() && self.transformed
+        self.forward_winograd().is_some() || self.streamed.is_some() && self.transformed
     }
 
     /// Floats that are kept.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::joined::{whole, with_joined};
 use super::pack::{Panels, panel_width};
 use super::part::Bias;
-use super::winograd::{self, WinogradPanels};
+use super::winograd::{self, PLAIN, Phase, TWICE, WinogradPanels};
 use super::{Algorithm, ConvDims, Part, Target, direct, turned};
 use crate::memory::Floats;
 use crate::par::shares;
@@ -38,37 +38,12 @@ pub(super) fn forward(
     bias: Option<Bias<'_>>,
     mut target: Target<'_>,
 ) {
-    let bias_of = |outputs: &Range<usize>| bias.map(|bias| bias.from(outputs.start));
     let shared_of = |outputs: &Range<usize>| bias.map(|bias| &bias.shared()[outputs.clone()]);
     match algorithm {
         Algorithm::Winograd => {
-            let most = 2 * GROUP_FLOATS * WHOLE_PANELS / WinogradPanels::floats(isa, d.c_in, WHOLE_PANELS).max(1);
-            let groups = groups(d.c_out, most, panel_width(isa, d.c_out));
-            let mut run = |parts: &[Part<'_>]| {
-                let with_filters = |outputs: &Range<usize>, meet: &mut dyn FnMut(&WinogradPanels)| {
-                    let mut panels = WinogradPanels::within(PACKED.take(), isa, d.c_in, outputs.len());
-                    panels.fill_stored(weight, outputs.start);
-                    meet(&panels);
-                    PACKED.set(panels.into_memory());
-                };
-                if winograd::are_few(d) {
-                    winograd::convolve_few(isa, d, parts, weight, bias, &mut target);
-                } else if winograd::fit(d, d.c_in) {
-                    winograd::in_passes(isa, d, parts, |patches| {
-                        for outputs in &groups {
-                            with_filters(outputs, &mut |panels| {
-                                patches.convolve(panels, bias_of(outputs), &mut [target.only(outputs.clone())]);
-                            });
-                        }
-                    });
-                } else {
-                    for outputs in &groups {
-                        with_filters(outputs, &mut |panels| {
-                            let target = target.only(outputs.clone());
-                            winograd::convolve(d, parts, panels, bias_of(outputs), &mut [target]);
-                        });
-                    }
-                }
+            let mut run = |parts: &[Part<'_>]| match winograd::are_few(d) {
+                true => winograd::convolve_few(isa, d, parts, weight, bias, &mut target),
+                false => transformed(isa, PLAIN, d, parts, weight, bias, &mut target),
             };
             if whole(isa, parts.iter().map(|p| p.channels)) {
                 run(parts);
@@ -93,6 +68,55 @@ pub(super) fn forward(
                 [all] => run(parts, std::slice::from_ref(all)),
                 several => with_joined(d, parts, |x| run(&[Part::plain(x, d.c_in)], several)),
             }
+        }
+    }
+}
+
+/// The forward pass on pixels `x` each of which stands for four; `d` says what there were without repetition.
+pub(super) fn forward_upsampled(
+    isa: Isa,
+    d: &ConvDims,
+    x: &[f32],
+    weight: Weight<'_>,
+    bias: Option<Bias<'_>>,
+    mut target: Target<'_>,
+) {
+    transformed(isa, TWICE, d, &[Part::plain(x, d.c_in)], weight, bias, &mut target);
+}
+
+/// The forward pass in tiles, with the filters of some outputs after the other.
+fn transformed(
+    isa: Isa,
+    phases: &'static [Phase],
+    d: &ConvDims,
+    parts: &[Part<'_>],
+    weight: Weight<'_>,
+    bias: Option<Bias<'_>>,
+    target: &mut Target<'_>,
+) {
+    let bias_of = |outputs: &Range<usize>| bias.map(|bias| bias.from(outputs.start));
+    let most = 2 * GROUP_FLOATS * WHOLE_PANELS / WinogradPanels::floats(isa, phases, d.c_in, WHOLE_PANELS).max(1);
+    let groups = groups(d.c_out, most, panel_width(isa, d.c_out));
+    let with_filters = |outputs: &Range<usize>, meet: &mut dyn FnMut(&WinogradPanels)| {
+        let mut panels = WinogradPanels::within(PACKED.take(), isa, phases, d.c_in, outputs.len());
+        panels.fill_stored(weight, outputs.start);
+        meet(&panels);
+        PACKED.set(panels.into_memory());
+    };
+    if winograd::fit(d, d.c_in, phases[0].step()) {
+        winograd::in_passes(isa, d, parts, |patches| {
+            for outputs in &groups {
+                with_filters(outputs, &mut |panels| {
+                    patches.convolve(panels, bias_of(outputs), &mut [target.only(outputs.clone())]);
+                });
+            }
+        });
+    } else {
+        for outputs in &groups {
+            with_filters(outputs, &mut |panels| {
+                let target = target.only(outputs.clone());
+                winograd::convolve(d, parts, panels, bias_of(outputs), &mut [target]);
+            });
         }
     }
 }

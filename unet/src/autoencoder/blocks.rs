@@ -221,7 +221,7 @@ impl Decoder {
             let c = channels[level];
             let widths = [channels[(level + 1).min(coarsest)], c];
             Level::new(b, config, &name, widths, config.layers_per_block + 1, |b| {
-                (level > 0).then(|| Upsample::new(b, &format!("{name}.upsamplers.0"), c))
+                (level > 0).then(|| Upsample::new(b, &format!("{name}.upsamplers.0"), c, None))
             })
         });
         let up = up.collect();

@@ -157,7 +157,7 @@ impl Layers {
                 layers.push(Layer::new(b, config, &name, j, level, config.up_blocks[position], hidden + skip));
                 hidden = channels[level];
             }
-            let sampler = (level > 0).then(|| Upsample::new(b, &format!("{name}.upsamplers.0"), hidden));
+            let sampler = (level > 0).then(|| Upsample::new(b, &format!("{name}.upsamplers.0"), hidden, None));
             up.push(Level { layers, sampler });
         }
         let (eps, act) = (config.norm_eps as f32, config.activation.act());

@@ -44,6 +44,15 @@ impl Conv {
         Self::new(b, name, [c, c], 3, 2, pad_before, Place::Inner)
     }
 
+    /// A 3x3 convolution for [`Conv::forward_upsampled`] of images of which this size is typical, if any is.
+    pub fn upsampled(b: &mut Builder, name: &str, c: usize, size: Option<[usize; 2]>) -> Self {
+        let conv = Self::same(b, name, c, c, 3, Place::Inner);
+        if size.is_none_or(Filter::upsampled_pays) {
+            b.upsamples(conv.filter);
+        }
+        conv
+    }
+
     /// [`Conv::same`] without a bias.
     pub fn unbiased(b: &mut Builder, name: &str, c_in: usize, c_out: usize, kernel: usize) -> Self {
         Self::weight_alone(b, name, [c_in, c_out], kernel, 1, kernel / 2, Place::Inner)
@@ -95,6 +104,15 @@ impl Conv {
 
     fn bias<'a>(&self, p: &Pass<'a>) -> Option<&'a [f32]> {
         self.bias.as_ref().map(|bias| &p.values[bias.clone()])
+    }
+
+    /// [`Conv::forward`] of `x` with every pixel repeated four times, where the filter can do without the repetition.
+    pub fn forward_upsampled(&self, p: &Pass<'_>, x: &Tensor) -> Option<Tensor> {
+        let d = self.dims(x.n, 2 * x.h, 2 * x.w);
+        let filter = p.kept(self.filter).filter(|filter| filter.upsamples(&d))?;
+        let mut y = p.pool.tensor([d.n, d.h, d.w, d.c_out]);
+        conv::forward_upsampled(&d, &x.data, filter, self.bias(p), &mut y.data);
+        Some(y)
     }
 
     /// [`Conv::forward`] of each image with numbers `[n, 1, 1, c_out]` of its own added to every pixel.

@@ -6,7 +6,7 @@ use tweedie_kernels::channels::ChannelSlice;
 use tweedie_kernels::resample::{self, Resample, ResampleDims};
 use tweedie_kernels::rescale::{self, Edge, Rescale, RescaleDims};
 
-use super::conv::{Conv, Place};
+use super::conv::Conv;
 use crate::summary::Summary;
 use crate::tensor::{Tape, Tensor};
 use crate::weights::{Builder, Pass};
@@ -109,23 +109,29 @@ pub(crate) struct Upsample {
 }
 
 impl Upsample {
-    pub fn new(b: &mut Builder, name: &str, c: usize) -> Self {
-        Self { conv: Conv::same(b, &format!("{name}.conv"), c, c, 3, Place::Inner) }
+    /// `size` is the typical one of the input, if there is one.
+    pub fn new(b: &mut Builder, name: &str, c: usize, size: Option<[usize; 2]>) -> Self {
+        Self { conv: Conv::upsampled(b, &format!("{name}.conv"), c, size) }
     }
 
     pub fn forward(&self, p: &Pass<'_>, x: &Arc<Tensor>, tape: &mut Tape) -> Tensor {
         tape.push(x.clone());
-        self.conv.forward(p, &Rescaling::Nearest.forward(p, x))
+        self.double(p, x)
+    }
+
+    fn double(&self, p: &Pass<'_>, x: &Tensor) -> Tensor {
+        let repeated = || self.conv.forward(p, &Rescaling::Nearest.forward(p, x));
+        self.conv.forward_upsampled(p, x).unwrap_or_else(repeated)
     }
 
     /// [`Upsample::forward`] to a size of at most twice that of `x`, for prediction alone: the pixels beyond it are left out
     /// before the convolution, which is what an interpolation to the nearest pixel gives for one less than twice the size.
     pub fn forward_to(&self, p: &Pass<'_>, x: &Tensor, size: [usize; 2]) -> Tensor {
-        let twice = Rescaling::Nearest.forward(p, x);
-        if [twice.h, twice.w] == size {
-            return self.conv.forward(p, &twice);
-        }
         let [h, w] = size;
+        if [2 * x.h, 2 * x.w] == size {
+            return self.double(p, x);
+        }
+        let twice = Rescaling::Nearest.forward(p, x);
         let (n, from, to) = (twice.n, twice.w * twice.c, w * twice.c);
         let mut cut = p.pool.tensor([n, h, w, twice.c]);
         for (twice, cut) in twice.data.chunks_exact(twice.h * from).zip(cut.data.chunks_exact_mut(h * to)) {

@@ -285,7 +285,7 @@ impl UpLevel {
         });
         let layers = layers.collect();
         let sampler = plan.sampler.map(|sampler| match sampler {
-            UpSampler::Conv { c } => Up::Conv(Upsample::new(b, &format!("{name}.upsamplers.0"), c)),
+            UpSampler::Conv { c, size } => Up::Conv(Upsample::new(b, &format!("{name}.upsamplers.0"), c, size)),
             UpSampler::Resnet(shape) => Up::Resnet(Box::new(resnet(b, config, &format!("{name}.upsamplers.0"), shape))),
             UpSampler::Skip { resnet: shape, groups } => {
                 let (key, c) = (|part: &str| format!("{name}.{part}"), shape.c_in);

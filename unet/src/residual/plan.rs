@@ -53,8 +53,10 @@ pub(crate) struct UpPlan {
 /// How a level doubles the image.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum UpSampler {
+    /// `size` is the typical one of the input, if there is one.
     Conv {
         c: usize,
+        size: Option<[usize; 2]>,
     },
     Resnet(ResnetShape),
     /// Beside a path of the image, to which a normalisation of so many groups and a convolution add.
@@ -418,7 +420,10 @@ impl Config {
             None
         } else {
             Some(match (block, self.upsampling) {
-                (Block::Plain, _) | (Block::Attention, Sampling::Conv) => UpSampler::Conv { c },
+                (Block::Plain, _) | (Block::Attention, Sampling::Conv) => {
+                    let size = self.sample_size.map(|size| size.map(|side| side >> level));
+                    UpSampler::Conv { c, size }
+                }
                 (Block::Resnet, _) | (Block::Attention, Sampling::Resnet) => {
                     UpSampler::Resnet(residual(Rescaling::Nearest)?)
                 }

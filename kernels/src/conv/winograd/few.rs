@@ -7,7 +7,7 @@ use std::cell::Cell;
 use super::input::Source;
 use super::passes::{Finish, Multiply, Transform};
 use super::tiles::{Block, Grid, MOST_TILES, POINTS};
-use super::{Bias, ConvDims, Part, Place, Target, Task, WinogradPanels, in_plane, out_plane};
+use super::{Bias, ConvDims, PLAIN, Part, Place, Target, Task, WinogradPanels, in_plane, out_plane};
 use crate::memory::{Floats, Kept, with_kept};
 use crate::par::{Shared, shares, tasks};
 use crate::simd::{Isa, dispatch_to};
@@ -107,8 +107,8 @@ impl Few<'_> {
     fn convolve(&self, patches: &[f32], first_output: usize, bias: Option<Bias<'_>>, place: Place<'_>) {
         let Self { isa, source, blocks, tiles, .. } = *self;
         let targets = &[place][..];
-        let mut filter = WinogradPanels::within(FILTERS.take(), isa, AT_ONCE, targets[0].columns.len());
-        let count = filter.panelling.count();
+        let mut filter = WinogradPanels::within(FILTERS.take(), isa, PLAIN, AT_ONCE, targets[0].columns.len());
+        let count = filter.count();
         let plane = out_plane(&filter, tiles);
         with_kept(&PRODUCTS as &Kept<f32>, blocks.len() * count * POINTS * plane, |products| {
             let products = Shared::new(products);

@@ -13,6 +13,7 @@ mod few;
 mod input;
 mod panels;
 mod passes;
+mod phase;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -25,9 +26,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub(super) use few::{are_few, convolve_few};
-use panels::FILTER_GAP;
 pub(super) use panels::WinogradPanels;
+use panels::{FILTER_GAP, Panel};
 pub(super) use passes::{fit, in_passes};
+pub(super) use phase::{PLAIN, Phase, TWICE, worth_keeping, worth_making};
 
 use super::ConvDims;
 use super::part::{Base, Bias, Part, Target};
@@ -108,7 +110,7 @@ pub(super) fn convolve(
     bias: Option<Bias<'_>>,
     targets: &mut [Target<'_>],
 ) {
-    if fit(d, filter.channels) {
+    if fit(d, filter.channels, filter.step()) {
         return in_passes(filter.isa, d, parts, |patches| patches.convolve(filter, bias, targets));
     }
     convolve_in_blocks(block_limits(filter.isa, cache::second_level()), d, parts, filter, bias, targets);
@@ -124,7 +126,7 @@ fn convolve_in_blocks(
     targets: &mut [Target<'_>],
 ) {
     let grid = Grid::new(d);
-    let plan = Plan::new(limits, grid.tiles(), filter.channels, filter.panelling.count());
+    let plan = Plan::new(limits, grid.tiles(), filter.channels, filter.count());
     assert_eq!(
         parts.iter().map(|part| part.channels).sum::<usize>(),
         filter.channels,
@@ -162,7 +164,7 @@ fn in_plane(tiles: usize, channels: usize) -> usize {
 fn out_plane(filter: &WinogradPanels, tiles: usize) -> usize {
     // Register tiles of AVX2 have six rows at most.
     let slack = if filter.isa == Isa::Avx2 { 6 } else { SLACK };
-    (tiles + slack) * filter.panelling.width(0) + PLANE_GAP
+    (tiles + slack) * filter.widest() + PLANE_GAP
 }
 
 /// Where the outputs of a filter go.
@@ -173,7 +175,8 @@ fn places<'a>(d: &ConvDims, filter: &WinogradPanels, targets: &'a mut [Target<'_
         "convolution: output channels of {d:?}"
     );
     let place = |t: &'a mut Target<'_>| {
-        assert_eq!(t.values.len(), d.n * d.h * d.w * t.channels, "convolution: floats of the output for {d:?}");
+        let pixels = d.n * d.h * d.w * filter.step() * filter.step();
+        assert_eq!(t.values.len(), pixels * t.channels, "convolution: floats of the output for {d:?}");
         Place { columns: t.columns(), channels: t.channels, base: t.base(), values: Shared::new(t.values) }
     };
     targets.iter_mut().map(place).collect()
@@ -217,17 +220,23 @@ impl WithSimd for Staged<'_> {
         let (patches, products) = scratch.split_at_mut(POINTS * task.in_plane());
         task.source.transform(s, task.block.tiles(), 0..task.filter.channels, task.in_plane(), patches);
         for panel in task.panels.clone() {
-            for point in 0..POINTS {
+            let panel = &task.filter.panel(panel);
+            let (points, others) = panel.phase.points();
+            for point in others {
+                task.vanish(panel, &mut products[usize::from(*point) * task.out_plane()..]);
+            }
+            for (rank, point) in points.iter().enumerate() {
                 // The next point's filters lie behind, and after the last point the next panel's.
-                let filters = task.filter.panel(panel, point);
-                let next = (point + 1) % POINTS * task.in_plane();
+                let filters = task.filter.filters(panel, rank);
+                let next = usize::from(*points.get(rank + 1).unwrap_or(&points[0])) * task.in_plane();
                 let then = Then {
                     filters: filters.as_ptr().wrapping_add(filters.len() + FILTER_GAP),
                     patches: &patches[next..][..task.in_plane()],
                 };
+                let point = usize::from(*point);
                 let patches = &patches[point * task.in_plane()..][..task.in_plane()];
                 let products = &mut products[point * task.out_plane()..][..task.out_plane()];
-                task.multiply(s, (panel, point), patches, products, then);
+                task.multiply(s, (panel, point, filters), patches, products, then);
             }
             task.transform_output(s, panel, products);
         }
@@ -253,10 +262,23 @@ impl Task<'_> {
         out_plane(self.filter, self.tiles)
     }
 
-    /// The matrix product of a point for one panel of outputs, `[tile][width]`, and what comes `then`.
+    /// The products at a point where the filters of a panel's phase vanish.
     #[inline(always)]
-    fn multiply<S: Simd>(&self, s: S, at: (usize, usize), patches: &[f32], products: &mut [f32], then: Then<'_>) {
-        let vectors = self.filter.panelling.vectors(at.0);
+    fn vanish(&self, panel: &Panel, products: &mut [f32]) {
+        products[..self.tiles * panel.width].fill(0.0);
+    }
+
+    /// The matrix product of a point for one panel of outputs, `[tile][width]`, with the filters there, and what comes `then`.
+    #[inline(always)]
+    fn multiply<S: Simd>(
+        &self,
+        s: S,
+        at: (&Panel, usize, &[f32]),
+        patches: &[f32],
+        products: &mut [f32],
+        then: Then<'_>,
+    ) {
+        let vectors = at.0.vectors;
         match S::LANES {
             16 => match vectors {
                 4 => self.multiply_by::<S, 6, 3, 4>(s, at, patches, products, then),
@@ -278,17 +300,16 @@ impl Task<'_> {
     fn multiply_by<S: Simd, const MR: usize, const LESS: usize, const NV: usize>(
         &self,
         s: S,
-        (panel, point): (usize, usize),
+        (panel, point, b): (&Panel, usize, &[f32]),
         patches: &[f32],
         products: &mut [f32],
         then: Then<'_>,
     ) {
         let (filter, width) = (self.filter, NV * S::LANES);
         let channels = filter.channels;
-        assert_eq!(width, filter.panelling.width(panel));
+        assert_eq!(width, panel.width);
         let depth = CHUNK_FLOATS / width;
         let tiles = self.block.using(point / PATCH, point % PATCH);
-        let b = filter.panel(panel, point);
         // Planes have room for the rows of a register tile beyond the tiles of the block.
         assert!(patches.len() >= (self.tiles + MR) * self.row && products.len() >= (self.tiles + MR) * width);
         assert!(tiles.end <= self.tiles && b.len() == channels * width && channels <= self.row);
@@ -333,31 +354,35 @@ impl Task<'_> {
 
     /// `A^T m A` of every tile for one panel of outputs, written to or added to the targets.
     #[inline(always)]
-    fn transform_output<S: Simd>(&self, s: S, panel: usize, products: &[f32]) {
-        let (start, width) = (self.filter.panelling.start(panel), self.filter.panelling.width(panel));
+    fn transform_output<S: Simd>(&self, s: S, panel: &Panel, products: &[f32]) {
+        let Panel { start, width, phase, .. } = *panel;
         let outputs = start..self.filter.outputs.min(start + width);
         let mut first = 0;
         for place in self.targets {
             let wanted = outputs.start.max(first)..outputs.end.min(first + place.columns.len());
+            let lattice = Lattice::new(self.source, phase, place.channels);
             // All outputs of a tile in turn: they are neighbours where they are read and where they are written.
             for (index, tile) in self.block.tiles().iter().enumerate() {
                 let next = self.block.tiles().get(index + 1).unwrap_or(tile);
+                let (here, there) = (lattice.corner(self.source, tile), lattice.corner(self.source, next));
                 for o in wanted.clone().step_by(S::LANES) {
+                    let channel = place.columns.start + o - first;
                     let column = Column {
                         place,
-                        channel: place.columns.start + o - first,
+                        lattice,
+                        start: here + channel,
                         bias: self.bias.map(|bias| bias.from(o)),
                         source: products[index * width + o - start..].as_ptr(),
                         point: self.out_plane(),
                     };
-                    if o == wanted.start || column.channel.is_multiple_of(LINE) {
-                        column.expect(s, self.source, next);
+                    if o == wanted.start || channel.is_multiple_of(LINE) {
+                        column.expect(s, there + channel);
                     }
                     match (tile.is_whole(), place.base) {
-                        (true, Base::Nothing) => column.tile::<S, true, false>(s, self.source, tile),
-                        (true, _) => column.tile::<S, true, true>(s, self.source, tile),
-                        (false, Base::Nothing) => column.tile::<S, false, false>(s, self.source, tile),
-                        (false, _) => column.tile::<S, false, true>(s, self.source, tile),
+                        (true, Base::Nothing) => column.tile::<S, true, false>(s, tile),
+                        (true, _) => column.tile::<S, true, true>(s, tile),
+                        (false, Base::Nothing) => column.tile::<S, false, false>(s, tile),
+                        (false, _) => column.tile::<S, false, true>(s, tile),
                     }
                 }
             }
@@ -411,11 +436,38 @@ impl Product {
     }
 }
 
+/// Where the pixels of a phase lie in a target.
+#[derive(Clone, Copy)]
+struct Lattice {
+    /// Its first float.
+    first: usize,
+    /// Floats from row to row.
+    row: usize,
+    /// Floats from column to column.
+    column: usize,
+}
+
+impl Lattice {
+    #[inline(always)]
+    fn new(pictures: Source<'_>, phase: &Phase, channels: usize) -> Self {
+        let (step, w) = (phase.step(), phase.step() * pictures.w);
+        let first = (phase.row * w + phase.column) * channels;
+        Self { first, row: step * w * channels, column: step * channels }
+    }
+
+    /// The first float of a tile.
+    #[inline(always)]
+    fn corner(&self, pictures: Source<'_>, tile: &Tile) -> usize {
+        self.first + (tile.n * pictures.h + tile.top) * self.row + tile.left * self.column
+    }
+}
+
 /// A vector of outputs of a tile.
 struct Column<'a> {
     place: &'a Place<'a>,
-    /// The vector's first channel in its target.
-    channel: usize,
+    lattice: Lattice,
+    /// Where the first of them goes.
+    start: usize,
     /// From this vector's outputs on.
     bias: Option<Bias<'a>>,
     /// The products at the first point.
@@ -425,34 +477,27 @@ struct Column<'a> {
 }
 
 impl Column<'_> {
-    /// The first float of a tile's outputs in its target.
+    /// Sends for the lines of the tile that begins at `start`.
     #[inline(always)]
-    fn corner(&self, pictures: Source<'_>, tile: &Tile) -> usize {
-        ((tile.n * pictures.h + tile.top) * pictures.w + tile.left) * self.place.channels + self.channel
-    }
-
-    /// Sends for the lines that a tile's outputs will be written to.
-    #[inline(always)]
-    fn expect<S: Simd>(&self, s: S, pictures: Source<'_>, tile: &Tile) {
-        let y = self.place.values.start().wrapping_add(self.corner(pictures, tile));
+    fn expect<S: Simd>(&self, s: S, start: usize) {
+        let y = self.place.values.start().wrapping_add(start);
         for i in 0..TILE {
-            let row = y.wrapping_add(opaque(i * pictures.w * self.place.channels));
+            let row = y.wrapping_add(opaque(i * self.lattice.row));
             for j in 0..TILE {
-                s.expect(row.wrapping_add(j * self.place.channels));
+                s.expect(row.wrapping_add(j * self.lattice.column));
             }
         }
     }
 
     #[inline(always)]
-    fn tile<S: Simd, const WHOLE: bool, const ACCUMULATE: bool>(&self, s: S, pictures: Source<'_>, tile: &Tile) {
+    fn tile<S: Simd, const WHOLE: bool, const ACCUMULATE: bool>(&self, s: S, tile: &Tile) {
         let (rows, cols) = if WHOLE { (TILE, TILE) } else { (tile.rows, tile.cols) };
-        let (w, channels) = (pictures.w, self.place.channels);
-        let start = self.corner(pictures, tile);
-        let len = ((rows - 1) * w + cols - 1) * channels + S::LANES;
-        // SAFETY: tiles do not overlap and neither do vectors of channels, so no other task takes these floats.
-        let y = unsafe { self.place.values.part(start, len) }.as_mut_ptr();
+        let (start, Lattice { row, column, .. }) = (self.start, self.lattice);
+        let len = (rows - 1) * row + (cols - 1) * column + S::LANES;
+        // Tiles do not overlap and neither do phases or vectors of channels, so no other task takes these floats among the others'.
+        let y = self.place.values.among(start, len);
         let base = if let Base::Other(base) = self.place.base { base[start..][..len].as_ptr() } else { y };
-        let target = Corner { y, base, row: w * channels, channels };
+        let target = Corner { y, base, row, column };
         // SAFETY: the bias has a number for every output, which come in whole vectors.
         let bias = self.bias.map_or(s.splat(0.0), |bias| unsafe { s.load(bias.at(tile.n, 0).as_ptr()) });
         let mut half = [MaybeUninit::uninit(); PATCH];
@@ -529,7 +574,7 @@ impl Column<'_> {
         for (i, value) in column.into_iter().enumerate().take(M) {
             // SAFETY: row `i` and column `j` of the tile lie within the parts of the target and of its base that were taken.
             unsafe {
-                let at = i * target.row + j * target.channels;
+                let at = i * target.row + j * target.column;
                 let value = if ACCUMULATE { s.add(value, s.load(target.base.add(at))) } else { value };
                 s.store(target.y.add(at), value);
             }
@@ -543,7 +588,8 @@ struct Corner {
     y: *mut f32,
     /// What it is added to, if anything.
     base: *const f32,
-    /// Floats from row to row of the picture.
+    /// Floats from row to row of the outputs.
     row: usize,
-    channels: usize,
+    /// Floats from column to column.
+    column: usize,
 }

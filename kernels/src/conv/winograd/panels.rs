@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::SCRATCH;
 use super::input::MOST_CHANNELS;
-use super::tiles::{PATCH, POINTS};
+use super::phase::Phase;
+use super::tiles::PATCH;
 use crate::conv::pack::{is_narrow, panel_vectors};
 use crate::lanes::turn;
 use crate::memory::{Floats, with_kept};
@@ -33,11 +34,13 @@ const FILTER_POINTS: [[f32; 3]; PATCH] = [
 /// the gap their places share cache sets.
 pub(super) const FILTER_GAP: usize = 32;
 
-/// Transformed filters, `[panel][point][channel][width]`, with gaps.
+/// Transformed filters, `[phase][panel][point][channel][width]`, with gaps.
 #[derive(Clone, Debug)]
 pub(in crate::conv) struct WinogradPanels {
     pub(super) isa: Isa,
-    pub(super) panelling: Panelling,
+    /// The panels of a phase.
+    panelling: Panelling,
+    phases: &'static [Phase],
     pub(super) channels: usize,
     pub(super) outputs: usize,
     values: Floats,
@@ -51,20 +54,26 @@ impl WinogradPanels {
         kernel == 3 && fits && whole(channels) && whole(outputs) && !is_narrow(outputs)
     }
 
-    pub(in crate::conv) fn new(isa: Isa, channels: usize, outputs: usize) -> Self {
-        Self::within(Floats::new(), isa, channels, outputs)
+    pub(in crate::conv) fn new(isa: Isa, phases: &'static [Phase], channels: usize, outputs: usize) -> Self {
+        Self::within(Floats::new(), isa, phases, channels, outputs)
     }
 
     /// Panels of some outputs' filters in memory that another use has left, whatever it holds and however much more it is.
-    pub(in crate::conv) fn within(mut memory: Floats, isa: Isa, channels: usize, outputs: usize) -> Self {
-        memory.room(Self::floats(isa, channels, outputs));
-        Self { isa, panelling: Self::panelling(isa, outputs), channels, outputs, values: memory }
+    pub(in crate::conv) fn within(
+        mut memory: Floats,
+        isa: Isa,
+        phases: &'static [Phase],
+        channels: usize,
+        outputs: usize,
+    ) -> Self {
+        memory.room(Self::floats(isa, phases, channels, outputs));
+        Self { isa, panelling: Self::panelling(isa, outputs), phases, channels, outputs, values: memory }
     }
 
     /// Makes room for filters of another number of channels.
     pub(super) fn set_channels(&mut self, channels: usize) {
         self.channels = channels;
-        self.values.room(Self::floats(self.isa, channels, self.outputs));
+        self.values.room(Self::floats(self.isa, self.phases, channels, self.outputs));
     }
 
     /// Their memory, for another use.
@@ -73,13 +82,34 @@ impl WinogradPanels {
     }
 
     /// Floats of the transformed filters.
-    pub(in crate::conv) fn floats(isa: Isa, channels: usize, outputs: usize) -> usize {
+    pub(in crate::conv) fn floats(isa: Isa, phases: &[Phase], channels: usize, outputs: usize) -> usize {
         let panelling = Self::panelling(isa, outputs);
-        POINTS * (panelling.room() * channels + panelling.count() * FILTER_GAP)
+        phases.iter().map(|phase| phase.points().0.len() * plane(panelling, channels)).sum()
     }
 
     pub(super) fn panelling(isa: Isa, outputs: usize) -> Panelling {
         Panelling::mixed(isa, outputs, panel_vectors(isa, outputs))
+    }
+
+    /// Number of panels of all phases.
+    pub(super) fn count(&self) -> usize {
+        self.phases.len() * self.panelling.count()
+    }
+
+    /// Floats in a row of the widest panels.
+    pub(super) fn widest(&self) -> usize {
+        self.panelling.width(0)
+    }
+
+    /// A panel.
+    #[inline(always)]
+    pub(super) fn panel(&self, index: usize) -> Panel {
+        self.layout().panel(index)
+    }
+
+    /// How many times as high and as wide as the input the result is.
+    pub(in crate::conv) fn step(&self) -> usize {
+        self.phases[0].step()
     }
 
     #[cfg(test)]
@@ -105,6 +135,7 @@ impl WinogradPanels {
 
     /// Transforms `weight` `[channel][output][tap]`, each filter turned by half a turn, as the gradient of the input needs it.
     pub(in crate::conv) fn fill_turned(&mut self, weight: &[f32]) {
+        assert_eq!(self.step(), 1, "turned filters for a result of another size");
         assert_eq!(weight.len(), TAPS * self.channels * self.outputs, "floats of the filters");
         self.fill_from(Origin::Turned(weight));
     }
@@ -115,35 +146,88 @@ impl WinogradPanels {
 
     /// Calls `each` with a number of tasks that fill the panels, and what a task does.
     fn with_fill(&mut self, origin: Origin<'_>, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync))) {
-        let (isa, panelling, channels, outputs) = (self.isa, self.panelling, self.channels, self.outputs);
+        let (isa, layout, count) = (self.isa, self.layout(), self.count());
+        let outputs = self.outputs;
         let values = Shared::new(&mut self.values);
         // A task fills the rows of some channels of one panel: each point's rows lie side by side.
-        let ranges = channels.div_ceil(CHANNELS_AT_ONCE);
-        each(panelling.count() * ranges, &|index| {
+        let ranges = layout.channels.div_ceil(CHANNELS_AT_ONCE);
+        each(count * ranges, &|index| {
             let (panel, first) = (index / ranges, index % ranges * CHANNELS_AT_ONCE);
-            let range = first..channels.min(first + CHANNELS_AT_ONCE);
-            let width = panelling.width(panel);
+            let range = first..layout.channels.min(first + CHANNELS_AT_ONCE);
+            let panel = layout.panel(panel);
+            let width = panel.width;
             // Filters as they come, and by taps.
             with_kept(SCRATCH, 2 * TAPS * range.len() * width, |room| {
                 let (rows, taps) = room.split_at_mut(TAPS * range.len() * width);
-                dispatch_to(isa, Fill { origin, values, panelling, panel, range, channels, outputs, rows, taps });
+                dispatch_to(isa, Fill { origin, values, panel, range, outputs, rows, taps });
             });
         });
     }
 
-    /// The filters of a panel at a point, `[channel][width]`.
     #[inline(always)]
-    pub(super) fn panel(&self, panel: usize, point: usize) -> &[f32] {
-        &self.values[place(self.panelling, self.channels, panel, point)..]
-            [..self.panelling.width(panel) * self.channels]
+    fn layout(&self) -> Layout {
+        Layout { panelling: self.panelling, phases: self.phases, channels: self.channels }
+    }
+
+    /// The filters of a panel at a point of this rank in its phase, `[channel][width]`.
+    #[inline(always)]
+    pub(super) fn filters(&self, panel: &Panel, rank: usize) -> &[f32] {
+        &self.values[panel.place(rank)..][..panel.width * self.channels]
     }
 }
 
-/// Where the filters of a panel at a point begin.
-#[inline(always)]
-fn place(panelling: Panelling, channels: usize, panel: usize, point: usize) -> usize {
-    let plane = panelling.width(panel) * channels + FILTER_GAP;
-    (panelling.start(panel) * channels + panel * FILTER_GAP) * POINTS + point * plane
+/// Floats of the filters of all panels at a point.
+fn plane(panelling: Panelling, channels: usize) -> usize {
+    panelling.room() * channels + panelling.count() * FILTER_GAP
+}
+
+/// How filters lie.
+#[derive(Clone, Copy)]
+struct Layout {
+    panelling: Panelling,
+    phases: &'static [Phase],
+    channels: usize,
+}
+
+impl Layout {
+    #[inline(always)]
+    fn panel(&self, index: usize) -> Panel {
+        let Self { panelling, phases, channels } = *self;
+        let count = panelling.count();
+        // The common case does without a division, which takes as long as many multiplications.
+        let (of, index) = if phases.len() == 1 { (0, index) } else { (index / count, index % count) };
+        let (phase, start, width) = (&phases[of], panelling.start(index), panelling.width(index));
+        let points = phase.points().0.len();
+        let phases_before = of * points * plane(panelling, channels);
+        let panels_before = points * (start * channels + index * FILTER_GAP);
+        let first = phases_before + panels_before;
+        Panel { phase, start, width, vectors: panelling.vectors(index), first, plane: width * channels + FILTER_GAP }
+    }
+}
+
+/// A panel.
+#[derive(Clone, Copy)]
+pub(super) struct Panel {
+    /// The pixels that it makes.
+    pub(super) phase: &'static Phase,
+    /// Its first output.
+    pub(super) start: usize,
+    /// Floats in a row.
+    pub(super) width: usize,
+    /// Vectors in a row.
+    pub(super) vectors: usize,
+    /// Where it begins.
+    first: usize,
+    /// Floats from point to point.
+    plane: usize,
+}
+
+impl Panel {
+    /// Where the filters at a point of this rank in its phase begin.
+    #[inline(always)]
+    fn place(&self, rank: usize) -> usize {
+        self.first + rank * self.plane
+    }
 }
 
 /// Filters as they come.
@@ -159,10 +243,8 @@ enum Origin<'a> {
 struct Fill<'a> {
     origin: Origin<'a>,
     values: Shared<'a, f32>,
-    panelling: Panelling,
-    panel: usize,
+    panel: Panel,
     range: Range<usize>,
-    channels: usize,
     outputs: usize,
     /// Room for filters as they come.
     rows: &'a mut [f32],
@@ -175,19 +257,20 @@ impl WithSimd for Fill<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Self { panelling, panel, channels, outputs, .. } = self;
-        let (start, width) = (panelling.start(panel), panelling.width(panel));
+        let Self { panel, outputs, .. } = self;
+        let Panel { phase, start, width, .. } = panel;
         let count = width.min(outputs - start);
         let run = self.range.len() * width;
         assert!(self.taps.len() == TAPS * run && count.is_multiple_of(S::LANES));
         let wanted = start..start + count;
         let spread = self.origin.spread(s, &self.range, wanted, outputs, width, self.rows, self.taps);
         let taps = self.taps.as_ptr().wrapping_add(spread.first);
-        for (u, [a, b, c]) in FILTER_POINTS.into_iter().enumerate() {
-            let (a, b, c) = (s.splat(a), s.splat(b), s.splat(c));
+        for (u, point) in FILTER_POINTS.into_iter().enumerate().filter(|(u, _)| phase.has_row(*u)) {
+            let [a, b, c] = phase.rows(point).map(|factor| s.splat(factor));
             let mut targets = [std::ptr::null_mut(); PATCH];
             for (v, target) in targets.iter_mut().enumerate() {
-                let at = place(panelling, channels, panel, u * PATCH + v) + self.range.start * width;
+                let Some(rank) = phase.rank(u * PATCH + v) else { continue };
+                let at = panel.place(rank) + self.range.start * width;
                 // SAFETY: no other task has this panel and these channels.
                 *target = unsafe { self.values.part(at, run) }.as_mut_ptr();
             }
@@ -204,8 +287,8 @@ impl WithSimd for Fill<'_> {
                         let (x, y, z) = (tap(v), tap(v + 3), tap(v + 6));
                         *column = s.fma(c, z, s.fma(b, y, s.mul(a, x)));
                     }
-                    let points = filter_transform(s, column);
-                    for v in 0..PATCH {
+                    let points = filter_transform(s, phase.columns(s, column));
+                    for v in (0..PATCH).filter(|v| phase.has_column(*v)) {
                         // SAFETY: the target is a run, too.
                         unsafe { s.store(targets[v].add(at), points[v]) };
                     }

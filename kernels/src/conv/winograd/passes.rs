@@ -37,10 +37,11 @@ thread_local! {
     static PRODUCTS: Cell<Floats> = const { Cell::new(Floats::new()) };
 }
 
-/// Whether a convolution of so many channels, those of `d` on either side, is computed here.
-pub(in crate::conv) fn fit(d: &ConvDims, channels: usize) -> bool {
+/// Whether a convolution of so many channels, those of `d` on either side, is computed here. The filters of a result of twice the size,
+/// whose step is 2, are more than blocks should have stream past them with half as many channels.
+pub(in crate::conv) fn fit(d: &ConvDims, channels: usize, step: usize) -> bool {
     let tiles = Grid::new(d).tiles();
-    channels >= FEWEST_CHANNELS || tiles <= FEW_TILES && 2 * tiles <= channels
+    channels * step >= FEWEST_CHANNELS || tiles <= FEW_TILES && 2 * tiles <= channels
 }
 
 /// The transformed input of some tiles.
@@ -122,7 +123,7 @@ impl Patches<'_> {
         let source = Source { parts: &[], h: d.h, w: d.w };
         let (in_plane, out_plane) = (in_plane(room, filter.channels), out_plane(filter, room));
         let most = (PRODUCT_FLOATS / (POINTS * out_plane * blocks.len()).max(1)).max(1);
-        for panels in shares(0..filter.panelling.count(), most) {
+        for panels in shares(0..filter.count(), most) {
             let task = |block: &'_ usize| Task {
                 source,
                 filter,
@@ -173,12 +174,20 @@ impl WithSimd for Multiply<'_> {
     fn with_simd<S: Simd>(self, s: S) {
         let Self { task, point, then, patches, products, place } = self;
         let plane = task.out_plane();
-        for (i, panel) in task.panels.clone().enumerate() {
+        for (i, index) in task.panels.clone().enumerate() {
+            let panel = &task.filter.panel(index);
             // SAFETY: each task takes the planes of its own block and point.
             let products = unsafe { products.part(place + i * POINTS * plane, plane) };
-            let next = if panel + 1 < task.panels.end { (panel + 1, point) } else { (task.panels.start, then) };
-            let then = Then { filters: task.filter.panel(next.0, next.1).as_ptr(), patches: &[] };
-            task.multiply(s, (panel, point), patches, products, then);
+            let Some(rank) = panel.phase.rank(point) else {
+                task.vanish(panel, products);
+                continue;
+            };
+            let filters = task.filter.filters(panel, rank);
+            let next = if index + 1 < task.panels.end { (index + 1, point) } else { (task.panels.start, then) };
+            let next = (&task.filter.panel(next.0), next.1);
+            let then = next.0.phase.rank(next.1).map_or(filters, |rank| task.filter.filters(next.0, rank));
+            let then = Then { filters: then.as_ptr(), patches: &[] };
+            task.multiply(s, (panel, point, filters), patches, products, then);
         }
     }
 }
@@ -194,6 +203,6 @@ impl WithSimd for Finish<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        self.task.transform_output(s, self.panel, self.products);
+        self.task.transform_output(s, &self.task.filter.panel(self.panel), self.products);
     }
 }

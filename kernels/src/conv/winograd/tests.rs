@@ -7,7 +7,7 @@ fn bits_do_not_depend_on_the_blocks() {
     let d = ConvDims::same(3, 45, 42, 48, 80, 3);
     let (x, weight, bias) = (numbers(d.in_len(), 1), numbers(d.weight_len(), 2), numbers(d.c_out, 3));
     for &isa in Isa::available() {
-        let mut filter = WinogradPanels::new(isa, d.c_in, d.c_out);
+        let mut filter = WinogradPanels::new(isa, PLAIN, d.c_in, d.c_out);
         filter.fill(&weight);
         let convolved = |limits| {
             let mut y = vec![0.0; d.out_len()];
