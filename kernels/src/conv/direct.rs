@@ -17,15 +17,10 @@ pub(super) fn forward(d: &ConvDims, parts: &[Part<'_>], panels: &Panels, bias: O
     assert!(bias.is_none() || !target.accumulate, "conv::forward: a bias for a result that is added to a tensor");
     let start = if target.accumulate { Start::Accumulate } else { Start::Bias(bias) };
     let window = &Window::forward(d);
-    with_one_part(d, parts, |part| {
-        if whole && is_narrow(d.c_out) {
-            return narrow::convolve(window, part, panels, start, y);
-        }
-        if whole && thin::fits(d.taps(), d.c_in, d.c_out) {
-            return thin::convolve(window, part, panels, start, y);
-        }
+    let (few_outputs, few_channels) = (is_narrow(d.c_out), thin::fits(d.taps(), d.c_in, d.c_out));
+    let gather = |parts: &[Part<'_>], y: &mut [f32]| {
         let (out_h, out_w) = (d.out_h(), d.out_w());
-        Gather { x: part.values, channels: d.c_in, panels, start, row, first: columns.start }.rows(
+        Gather { parts, channels: d.c_in, panels, start, row, first: columns.start }.rows(
             y,
             d.out_pixels(),
             &d.each_tap(),
@@ -33,6 +28,19 @@ pub(super) fn forward(d: &ConvDims, parts: &[Part<'_>], panels: &Panels, bias: O
             |(n, i, j)| (n * out_h + i) * out_w + j,
             |(n, i, j), (u, v)| source(n, d.stride * i + u, d.stride * j + v, d.pad_before, d.h, d.w),
         );
+    };
+    let readable = !parts.is_empty() && parts.iter().all(|part| part.is_plain() && part.channels > 0);
+    if readable && !few_outputs && !few_channels {
+        return gather(parts, y);
+    }
+    with_one_part(d, parts, |part| {
+        if whole && few_outputs {
+            return narrow::convolve(window, part, panels, start, y);
+        }
+        if whole && few_channels {
+            return thin::convolve(window, part, panels, start, y);
+        }
+        gather(std::slice::from_ref(part), y);
     });
 }
 
@@ -56,7 +64,8 @@ pub(super) fn backward_input(d: &ConvDims, panels: &Panels, dy: &[f32], target: 
         }
     }
     let (out_h, out_w) = (d.out_h(), d.out_w());
-    let gather = Gather { x: dy, channels: d.c_out, panels, start, row: d.c_in, first: 0 };
+    let parts = &[Part::plain(dy, d.c_out)];
+    let gather = Gather { parts, channels: d.c_out, panels, start, row: d.c_in, first: 0 };
     // An input pixel meets only the taps of its own phase: with stride 2, each of the four classes is a convolution.
     for (row_phase, col_phase) in (0..d.stride).flat_map(|a| (0..d.stride).map(move |b| (a, b))) {
         let meets = |phase: usize, tap: usize| (phase + d.pad_before + 2 * d.stride - tap).is_multiple_of(d.stride);

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::TASKS;
 use super::pack::Panels;
+use super::part::Part;
 use super::tile::{Place, begin, store, sum_lanes};
 use crate::lanes::{LINE, SQUARE};
 use crate::memory::{Aligned, Floats, Kept, with_kept};
@@ -33,7 +34,7 @@ const TASK_FLOPS: usize = 1 << 19;
 const OUTSIDE: usize = usize::MAX;
 
 thread_local! {
-    /// For each tap and row of a block the start of what it meets.
+    /// For each tap and row of a block the pixel that it meets.
     static SOURCES: Cell<Aligned<usize>> = const { Cell::new(Aligned::new()) };
     /// What lies outside of the picture.
     static ZEROS: Cell<Floats> = const { Cell::new(Floats::new()) };
@@ -54,7 +55,8 @@ pub(super) enum Start<'a> {
 /// `y[row] (+)= sum_tap x[source(row, tap)] W[tap]`.
 #[derive(Clone, Copy)]
 pub(super) struct Gather<'a> {
-    pub(super) x: &'a [f32],
+    /// What its channels are joined from: plain, and not empty.
+    pub(super) parts: &'a [Part<'a>],
     pub(super) channels: usize,
     pub(super) panels: &'a Panels,
     pub(super) start: Start<'a>,
@@ -82,7 +84,8 @@ impl Gather<'_> {
         if rows == 0 || outputs == 0 {
             return;
         }
-        let (y_len, pixels) = (y.len(), self.x.len() / channels.max(1));
+        let pixels = self.parts.first().map_or(0, |part| part.values.len() / part.channels.max(1));
+        let y_len = y.len();
         let out = Shared::new(y);
         let (panels, worth) = (self.panels.panelling.count(), 2 * rows * outputs * channels * taps.len() / TASK_FLOPS);
         // Blocks of one size, so that none waits for another.
@@ -104,7 +107,7 @@ impl Gather<'_> {
                     for (t, &tap) in taps.iter().enumerate().filter(|_| channels > 0) {
                         if let Some(pixel) = source(place, tap) {
                             assert!(pixel < pixels, "convolution: input pixel {pixel} of {pixels}");
-                            sources[t * BLOCK_ROWS + r] = pixel * channels;
+                            sources[t * BLOCK_ROWS + r] = pixel;
                         }
                     }
                 }
@@ -166,7 +169,7 @@ impl Gather<'_> {
 struct Block<'a> {
     gather: &'a Gather<'a>,
     taps: &'a [Tap],
-    /// `[tap][BLOCK_ROWS]`: where `channels` floats of `x` begin, or [`OUTSIDE`].
+    /// `[tap][BLOCK_ROWS]`: a pixel, or [`OUTSIDE`].
     sources: &'a [usize],
     zeros: &'a [f32],
     /// Where each output row begins in `y`.
@@ -247,34 +250,46 @@ struct Slice<'a> {
 }
 
 /// The steps of the product of some taps and channels, in the order in which they are added: as many at a time as keep a
-/// panel's share in the first-level cache.
-struct Slices {
+/// panel's share in the first-level cache, and as lie in one part.
+struct Slices<'a> {
     taps: usize,
-    channels: usize,
-    next: (usize, usize),
+    parts: &'a [Part<'a>],
+    tap: usize,
+    part: usize,
+    piece: usize,
+    /// Channels of the parts before.
+    before: usize,
 }
 
-impl Slices {
+impl<'a> Slices<'a> {
     #[inline(always)]
-    fn new(taps: usize, channels: usize) -> Self {
-        Self { taps, channels, next: (0, 0) }
+    fn new(taps: usize, parts: &'a [Part<'a>]) -> Self {
+        Self { taps, parts, tap: 0, part: 0, piece: 0, before: 0 }
     }
 }
 
-impl Iterator for Slices {
+impl Iterator for Slices<'_> {
     type Item = (Range<usize>, Range<usize>);
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        let (tap, piece) = self.next;
-        if tap >= self.taps || self.channels == 0 {
+        let channels = self.parts[self.part].channels;
+        if self.tap >= self.taps || channels == 0 {
             return None;
         }
-        let taps = tap..(tap + (BLOCK_DEPTH / self.channels).max(1)).min(self.taps);
+        // Taps are met together only where they meet all channels.
+        let at_once = if self.parts.len() == 1 { (BLOCK_DEPTH / channels).max(1) } else { 1 };
+        let taps = self.tap..(self.tap + at_once).min(self.taps);
         // Pieces as equal as can be.
-        let pieces = self.channels.div_ceil(BLOCK_DEPTH);
-        let depth = piece * self.channels / pieces..(piece + 1) * self.channels / pieces;
-        self.next = if piece + 1 == pieces { (taps.end, 0) } else { (tap, piece + 1) };
+        let (piece, pieces) = (self.piece, channels.div_ceil(BLOCK_DEPTH));
+        let depth = self.before + piece * channels / pieces..self.before + (piece + 1) * channels / pieces;
+        self.piece += 1;
+        if self.piece == pieces {
+            (self.part, self.piece, self.before) = (self.part + 1, 0, self.before + channels);
+        }
+        if self.part == self.parts.len() {
+            (self.tap, self.part, self.before) = (taps.end, 0, 0);
+        }
         Some((taps, depth))
     }
 }
@@ -288,7 +303,7 @@ impl Block<'_> {
             let slice = Slice { first_output, filter, taps: 0..0, depth: 0..0, start };
             self.tiles::<S, MR, HALF, NV>(s, &slice);
         }
-        for (taps, depth) in Slices::new(self.taps.len(), self.gather.channels) {
+        for (taps, depth) in Slices::new(self.taps.len(), self.gather.parts) {
             let slice = Slice { first_output, filter, taps, depth, start };
             self.tiles::<S, MR, HALF, NV>(s, &slice);
             start = Start::Accumulate;
@@ -307,15 +322,25 @@ impl Block<'_> {
     /// Where row `row` finds `depth` of the channels that it meets under tap `t`; rows beyond the last find those of the last.
     #[inline(always)]
     fn source(&self, t: usize, row: usize, depth: &Range<usize>) -> *const f32 {
-        let at = self.sources[t * BLOCK_ROWS + row.min(self.places.len() - 1)];
-        let pixel = if at == OUTSIDE { self.zeros } else { &self.gather.x[at..at + self.gather.channels] };
-        pixel[depth.clone()].as_ptr()
+        let pixel = self.sources[t * BLOCK_ROWS + row.min(self.places.len() - 1)];
+        let (mut part, mut first) = (&self.gather.parts[0], 0);
+        for next in &self.gather.parts[1..] {
+            if depth.start >= first + part.channels {
+                (first, part) = (first + part.channels, next);
+            }
+        }
+        let depth = depth.start - first..depth.end - first;
+        let values = match pixel {
+            OUTSIDE => self.zeros,
+            _ => &part.values[pixel * part.channels..][..part.channels],
+        };
+        values[depth].as_ptr()
     }
 
     /// Packs what the rows meet: for each slice `[group of rows][tap and channel][row]`.
     #[inline(always)]
     fn pack<S: Simd>(&self, s: S, mut packed: &mut [f32]) {
-        for (taps, depth) in Slices::new(self.taps.len(), self.gather.channels) {
+        for (taps, depth) in Slices::new(self.taps.len(), self.gather.parts) {
             for first in (0..self.places.len()).step_by(GROUP) {
                 for t in taps.clone() {
                     let mut sources = [std::ptr::null(); GROUP];
@@ -345,7 +370,7 @@ impl Block<'_> {
         let (first_output, filter, mut start) = self.begin::<S, NV>(panel);
         let (width, rows) = (NV * S::LANES, self.places.len().next_multiple_of(GROUP));
         let mut packed = packed;
-        for (taps, depth) in Slices::new(self.taps.len(), self.gather.channels) {
+        for (taps, depth) in Slices::new(self.taps.len(), self.gather.parts) {
             let steps = taps.len() * depth.len();
             let (inputs, rest) = packed.split_at(rows * steps);
             packed = rest;
@@ -491,8 +516,9 @@ impl Block<'_> {
                 let mut tails = [0.0f32; DOT_ROWS];
                 for (t, &tap) in self.taps.iter().enumerate() {
                     let sources: [&[f32]; DOT_ROWS] = std::array::from_fn(|i| {
-                        let at = self.sources[t * BLOCK_ROWS + row + i.min(count - 1)];
-                        if at == OUTSIDE { self.zeros } else { &self.gather.x[at..at + channels] }
+                        let pixel = self.sources[t * BLOCK_ROWS + row + i.min(count - 1)];
+                        let x = self.gather.parts[0].values;
+                        if pixel == OUTSIDE { self.zeros } else { &x[pixel * channels..][..channels] }
                     });
                     let filter = &filter[panels.tap(tap) * channels..][..channels];
                     for c in (0..whole).step_by(S::LANES) {

@@ -416,6 +416,35 @@ fn a_filter_for_the_same_size_is_not_for_others() {
     forward(&d, &random(d.in_len(), 2), &filter, None, &mut vec![0.0; d.out_len()]);
 }
 
+/// Packed rows and others, one tap and several; few outputs, for which the parts are joined.
+#[test]
+fn parts_are_read_where_they_lie() {
+    for (n, side, kernel, channels, c_out, where_they_lie) in [
+        (2, 9, 1, [256, 128], 160, true),
+        (1, 5, 1, [128, 128], 24, true),
+        (3, 4, 1, [160, 96], 48, true),
+        (1, 3, 1, [9, 55], 16, true),
+        (2, 4, 1, [128, 128], 3, false),
+        (1, 4, 1, [300, 212], 200, true),
+        (2, 5, 3, [31, 18], 50, true),
+        (2, 5, 3, [32, 16], 64, true),
+    ] {
+        let d = ConvDims::same(n, side, side, channels[0] + channels[1], c_out, kernel);
+        let (x, bias) = (random(d.in_len(), 1), random(c_out, 3));
+        let [a, b] = [0..channels[0], channels[0]..d.c_in].map(|columns| -> Vec<f32> {
+            x.chunks_exact(d.c_in).flat_map(|row| &row[columns.clone()]).copied().collect()
+        });
+        let mut filter = Filter::same(kernel, d.c_in, c_out);
+        filter.pack(&random(d.weight_len(), 2), false);
+        assert_eq!(filter.reads_parts(), where_they_lie, "{d:?}");
+        let (mut y, mut expected) = (vec![f32::NAN; d.out_len()], vec![f32::NAN; d.out_len()]);
+        let parts = [Part::plain(&a, channels[0]), Part::plain(&b, channels[1])];
+        forward_joined(&d, &parts, &filter, Some(&bias), Target::overwrite(&mut y, c_out));
+        forward(&d, &x, &filter, Some(&bias), &mut expected);
+        assert!(y == expected, "{d:?}");
+    }
+}
+
 #[test]
 fn the_size_of_a_filter_is_known_before_it_is_made() {
     for (kernel, c_in, c_out) in [(3, 64, 96), (3, 1, 64), (3, 5, 7), (1, 64, 3), (1, 30, 40), (3, 128, 2)] {

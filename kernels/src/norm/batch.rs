@@ -198,7 +198,7 @@ fn normalise(
         }
         table[2 * c..].copy_from_slice(beta);
         let t = Coefficients::of(table);
-        rows_mut(y, c, |first, y| apply(act, &x[first * c..][..y.len()], t, y));
+        rows_mut(y, c, |first, y| apply(act, &x[first * c..][..y.len()], t, y, (c, 0)));
     });
 }
 

@@ -64,6 +64,25 @@ pub struct Affine<'a> {
     pub scale_shift: Option<(&'a [f32], &'a [f32])>,
 }
 
+/// Some of the channels of a tensor `[n, hw, c]`, as a tensor of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct ChannelPart<'a> {
+    values: &'a [f32],
+    channels: usize,
+}
+
+impl<'a> ChannelPart<'a> {
+    /// A tensor `[n, hw, channels]`.
+    pub fn new(values: &'a [f32], channels: usize) -> Self {
+        Self { values, channels }
+    }
+
+    /// `count` rows from `first` on.
+    fn rows(&self, first: usize, count: usize) -> &'a [f32] {
+        &self.values[first * self.channels..][..count * self.channels]
+    }
+}
+
 #[track_caller]
 fn check_groups(d: &GroupNormDims) {
     assert!(
@@ -189,17 +208,17 @@ impl Chunks {
 struct Statistics<'a> {
     d: &'a GroupNormDims,
     chunks: &'a Chunks,
-    x: &'a [f32],
+    parts: &'a [ChannelPart<'a>],
     partial: Shared<'a, Moments>,
     stats: Shared<'a, f32>,
 }
 
 impl<'a> Statistics<'a> {
     /// Runs `f` with places for the moments of all chunks.
-    fn with(d: &GroupNormDims, x: &[f32], stats: &mut [f32], f: impl FnOnce(&Statistics<'_>)) {
+    fn with(d: &GroupNormDims, parts: &[ChannelPart<'_>], stats: &mut [f32], f: impl FnOnce(&Statistics<'_>)) {
         let chunks = Chunks::new(d);
         with_kept(&MOMENTS as &Kept<Moments>, chunks.count() * d.groups, |partial| {
-            f(&Statistics { d, chunks: &chunks, x, partial: Shared::new(partial), stats: Shared::new(stats) });
+            f(&Statistics { d, chunks: &chunks, parts, partial: Shared::new(partial), stats: Shared::new(stats) });
         });
     }
 
@@ -207,9 +226,18 @@ impl<'a> Statistics<'a> {
     fn chunk(&self, i: usize) {
         let (c, groups) = (self.d.c, self.d.groups);
         let (width, (_, start, len)) = (c / groups, self.chunks.at(i));
-        with_kept(&CHANNELS as &Kept<f64>, 2 * c, |channels| {
-            channel_moments(&self.x[start..][..len], c, channels);
-            let (means, m2) = channels.split_at(c);
+        with_kept(&CHANNELS as &Kept<f64>, 4 * c, |channels| {
+            let (channels, of_part) = channels.split_at_mut(2 * c);
+            let (means, m2) = channels.split_at_mut(c);
+            let mut first = 0;
+            for part in self.parts {
+                let of_part = &mut of_part[..2 * part.channels];
+                channel_moments(part.rows(start / c, len / c), part.channels, of_part);
+                let (part_means, part_m2) = of_part.split_at(part.channels);
+                means[first..][..part.channels].copy_from_slice(part_means);
+                m2[first..][..part.channels].copy_from_slice(part_m2);
+                first += part.channels;
+            }
             // SAFETY: only this call takes the partial moments of this chunk.
             let partial = unsafe { self.partial.part(i * groups, groups) };
             for ((partial, means), m2) in partial.iter_mut().zip(means.chunks_exact(width)).zip(m2.chunks_exact(width))
@@ -247,7 +275,7 @@ pub fn statistics(d: &GroupNormDims, x: &[f32], stats: &mut [f32]) {
     if d.is_empty() {
         return of_nothing(d, stats);
     }
-    Statistics::with(d, x, stats, |s| {
+    Statistics::with(d, &[ChannelPart::new(x, d.c)], stats, |s| {
         tasks(s.chunks.count(), |i| s.chunk(i));
         for n in 0..d.n {
             s.sample(n);
@@ -282,7 +310,26 @@ pub fn coefficients(d: &GroupNormDims, affine: &Affine<'_>, stats: &[f32], scale
 /// # Panics
 /// If a slice's length is not that of `d`, or `groups` does not divide `c`.
 pub fn forward(d: &GroupNormDims, x: &[f32], affine: &Affine<'_>, act: Act, y: &mut [f32], stats: &mut [f32]) {
-    check(d, x, affine, stats);
+    forward_joined(d, &[ChannelPart::new(x, d.c)], affine, act, y, stats);
+}
+
+/// [`forward`] of the joined channels of `parts`, which need not be copied together.
+///
+/// # Panics
+/// As [`forward`], or if the parts do not have `c` channels in all.
+pub fn forward_joined(
+    d: &GroupNormDims,
+    parts: &[ChannelPart<'_>],
+    affine: &Affine<'_>,
+    act: Act,
+    y: &mut [f32],
+    stats: &mut [f32],
+) {
+    check_affine(d, affine, stats);
+    check_len("group norm", "channels of x", parts.iter().map(|part| part.channels).sum(), d.c);
+    for part in parts {
+        check_len("group norm", "x", part.values.len(), d.n * d.hw * part.channels);
+    }
     check_len("group norm", "y", y.len(), d.len());
     if d.is_empty() {
         return of_nothing(d, stats);
@@ -290,7 +337,7 @@ pub fn forward(d: &GroupNormDims, x: &[f32], affine: &Affine<'_>, act: Act, y: &
     let (c, y) = (d.c, Shared::new(y));
     with_kept(&TABLE as &Kept<f32>, d.n * 3 * c, |table| {
         let table = Shared::new(table);
-        Statistics::with(d, x, stats, |s| {
+        Statistics::with(d, parts, stats, |s| {
             s.chunks.run(
                 |i| s.chunk(i),
                 // SAFETY: only this call takes the constants of the sample.
@@ -299,7 +346,12 @@ pub fn forward(d: &GroupNormDims, x: &[f32], affine: &Affine<'_>, act: Act, y: &
                     let (n, start, len) = s.chunks.at(i);
                     // SAFETY: chunks are disjoint, and the sample's constants are no longer written to.
                     let (y, table) = unsafe { (y.part(start, len), table.read(n * 3 * c, 3 * c)) };
-                    apply(act, &x[start..][..len], Coefficients::of(table), y);
+                    let mut first = 0;
+                    for part in parts {
+                        let coefficients = Coefficients::of(table).channels(first, part.channels);
+                        apply(act, part.rows(start / c, len / c), coefficients, y, (c, first));
+                        first += part.channels;
+                    }
                 },
             );
         });

@@ -39,6 +39,12 @@ impl<'a> Coefficients<'a> {
         Self { mean, p, b }
     }
 
+    /// The constants of some channels.
+    fn channels(&self, first: usize, count: usize) -> Self {
+        let some = |values: &'a [f32]| &values[first..][..count];
+        Self { mean: some(self.mean), p: some(self.p), b: some(self.b) }
+    }
+
     /// The constants of the channels at `i`.
     #[inline(always)]
     fn vectors<S: Simd, const FULL: bool>(&self, s: S, i: usize) -> Constants<S> {
@@ -180,9 +186,9 @@ impl WithSimd for ChannelMoments<'_> {
     }
 }
 
-/// `y = act(z)` for some rows.
-pub(crate) fn apply(act: Act, x: &[f32], t: Coefficients<'_>, y: &mut [f32]) {
-    dispatch(Apply { act, x, t, y });
+/// `y = act(z)` for some rows; those of `y` have so many floats, of which the result takes those from an offset on.
+pub(crate) fn apply(act: Act, x: &[f32], t: Coefficients<'_>, y: &mut [f32], (row, offset): (usize, usize)) {
+    dispatch(Apply { act, x, t, y, row, offset });
 }
 
 pub(crate) struct Apply<'a> {
@@ -190,6 +196,8 @@ pub(crate) struct Apply<'a> {
     pub(crate) x: &'a [f32],
     pub(crate) t: Coefficients<'a>,
     pub(crate) y: &'a mut [f32],
+    pub(crate) row: usize,
+    pub(crate) offset: usize,
 }
 
 impl Apply<'_> {
@@ -208,7 +216,8 @@ impl Apply<'_> {
         }
         let c = self.t.mean.len();
         let full = c / S::LANES * S::LANES;
-        for (x, y) in self.x.chunks_exact(c).zip(self.y.chunks_exact_mut(c)) {
+        for (x, y) in self.x.chunks_exact(c).zip(self.y.chunks_exact_mut(self.row)) {
+            let y = &mut y[self.offset..][..c];
             for i in (0..full).step_by(S::LANES) {
                 step::<S, A, true>(s, x, &self.t, y, i);
             }

@@ -77,7 +77,7 @@ fn passes_agree_with_f64_for_every_instruction_set() {
                     (numbers(rows * c, 1), numbers(rows * c, 2), numbers(3 * c, 3), numbers(2 * c, 4));
                 let t = Coefficients::of(&table);
                 let (mut y, mut sums, before) = (vec![f32::NAN; rows * c], vec![f64::NAN; 2 * c], numbers(rows * c, 5));
-                dispatch_to(isa, Apply { act, x: &x, t, y: &mut y });
+                dispatch_to(isa, Apply { act, x: &x, t, y: &mut y, row: c, offset: 0 });
                 dispatch_to(isa, BackwardSums { act, x: &x, dy: &dy, t, out: &mut sums });
                 let dx = |dy: Gradient<'_>, mut dx: Vec<f32>| {
                     dispatch_to(isa, ApplyBackward { act, x: &x, dy, t, qr: &qr, dx: &mut dx });

@@ -153,13 +153,19 @@ impl Conv {
         y
     }
 
-    /// `self * x + other * z`, where the second is added while it is stored.
-    pub fn forward_sum(&self, p: &Pass<'_>, x: &Tensor, other: &Self, z: &Tensor) -> Tensor {
+    /// Whether [`Conv::forward_sum`] reads several tensors where they lie.
+    pub fn reads_parts(&self, p: &Pass<'_>) -> bool {
+        p.kept(self.filter).is_some_and(Filter::reads_parts)
+    }
+
+    /// `self * x + other * z`, where the second is added while it is stored; `x` has the joined channels of several tensors.
+    pub fn forward_sum(&self, p: &Pass<'_>, x: &[&Tensor], other: &Self, z: &Tensor) -> Tensor {
         let biases: Vec<f32> = match (self.bias(p), other.bias(p)) {
             (Some(a), Some(b)) => a.iter().zip(b).map(|(a, b)| a + b).collect(),
             (one, another) => one.or(another).map_or_else(|| vec![0.0; self.c_out], <[f32]>::to_vec),
         };
-        let mut y = self.forward_biased(p, [x.n, x.h, x.w], &[Part::plain(&x.data, x.c)], Some(&biases));
+        let parts: Vec<Part<'_>> = x.iter().map(|x| Part::plain(&x.data, x.c)).collect();
+        let mut y = self.forward_biased(p, [x[0].n, x[0].h, x[0].w], &parts, Some(&biases));
         let d = other.dims(z.n, z.h, z.w);
         assert_eq!(y.shape(), [z.n, d.out_h(), d.out_w(), other.c_out], "adding convolutions of different shapes");
         let target = Target::accumulate(&mut y.data, other.c_out);

@@ -7,7 +7,7 @@ use tweedie_denoiser::Role;
 use tweedie_kernels::act::Act;
 use tweedie_kernels::map::{self, Map};
 use tweedie_kernels::norm::batch::{self, BatchNormDims, Running};
-use tweedie_kernels::norm::group::{self, Affine, GroupNormDims};
+use tweedie_kernels::norm::group::{self, Affine, ChannelPart, GroupNormDims};
 use tweedie_kernels::norm::layer;
 
 use super::conv::Linear;
@@ -65,10 +65,22 @@ impl GroupNorm {
 
     /// The output, and the mean and inverse standard deviation of every group.
     pub fn forward(&self, p: &Pass<'_>, x: &Tensor, scale_shift: Option<(&Tensor, &Tensor)>) -> (Tensor, Tensor) {
-        let mut y = p.pool.tensor(x.shape());
+        self.forward_joined(p, &[x], scale_shift)
+    }
+
+    /// [`GroupNorm::forward`] of the joined channels of several tensors.
+    fn forward_joined(
+        &self,
+        p: &Pass<'_>,
+        parts: &[&Tensor],
+        scale_shift: Option<(&Tensor, &Tensor)>,
+    ) -> (Tensor, Tensor) {
+        let x = parts[0];
+        let mut y = p.pool.tensor([x.n, x.h, x.w, self.c]);
         let mut stats = p.pool.tensor([x.n, 1, self.groups, 2]);
         let affine = self.affine(p, scale_shift);
-        group::forward(&self.dims(x), &x.data, &affine, self.act, &mut y.data, &mut stats.data);
+        let parts: Vec<ChannelPart<'_>> = parts.iter().map(|x| ChannelPart::new(&x.data, x.c)).collect();
+        group::forward_joined(&self.dims(x), &parts, &affine, self.act, &mut y.data, &mut stats.data);
         (y, stats)
     }
 
@@ -179,9 +191,10 @@ impl ScaledNorm {
         Self { norm: GroupNorm::bare(projection.name(), c, groups, eps, act), projection: Some(projection) }
     }
 
-    pub fn forward(&self, p: &Pass<'_>, x: &Tensor, e: &Tensor, tape: &mut Tape) -> Tensor {
+    /// The input has the joined channels of several tensors.
+    pub fn forward(&self, p: &Pass<'_>, x: &[&Tensor], e: &Tensor, tape: &mut Tape) -> Tensor {
         let scale_shift = self.projection.as_ref().map(|linear| halves(p, &linear.forward(p, e)));
-        let (y, stats) = self.norm.forward(p, x, scale_shift.as_ref().map(|(scale, shift)| (scale, shift)));
+        let (y, stats) = self.norm.forward_joined(p, x, scale_shift.as_ref().map(|(scale, shift)| (scale, shift)));
         if let Some((scale, shift)) = scale_shift {
             tape.push(scale);
             tape.push(shift);

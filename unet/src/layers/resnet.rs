@@ -15,6 +15,7 @@ use std::sync::Arc;
 use tweedie_kernels::act::Act;
 use tweedie_kernels::{channels, dropout};
 
+use super::concat;
 use super::conv::{Conv, Linear, Place};
 use super::norm::{Gradient, ScaledNorm};
 use super::sampler::Rescaling;
@@ -151,8 +152,26 @@ impl Resnet {
     }
 
     pub fn forward(&self, p: &Pass<'_>, x: Arc<Tensor>, e: &Embedded, tape: &mut Tape) -> Tensor {
+        let y = self.compute(p, &[&x], e, tape);
+        tape.push(x);
+        tape.push(self.embedding(e).clone());
+        y
+    }
+
+    /// [`Resnet::forward`] of the joined channels of `x` and `skip`, which are copied together only where something needs it.
+    pub fn forward_joined(&self, p: &Pass<'_>, x: &Tensor, skip: &Tensor, e: &Embedded, tape: &mut Tape) -> Tensor {
+        let shortcut = self.conv_shortcut.as_ref().filter(|_| self.shape.rescaling.is_none() && !tape.is_recording());
+        if shortcut.is_some_and(|conv| conv.reads_parts(p)) {
+            return self.compute(p, &[x, skip], e, tape);
+        }
+        self.forward(p, Arc::new(concat(p.pool, x, skip)), e, tape)
+    }
+
+    /// The output, but for what is left on the tape last; one tensor only where the block resamples, or has no convolution as its
+    /// shortcut.
+    fn compute(&self, p: &Pass<'_>, x: &[&Tensor], e: &Embedded, tape: &mut Tape) -> Tensor {
         let e = self.embedding(e);
-        let mut a1 = self.norm1.forward(p, &x, e, tape);
+        let mut a1 = self.norm1.forward(p, x, e, tape);
         if let Some(rescaling) = self.shape.rescaling {
             a1 = rescaling.forward(p, &a1);
         }
@@ -161,19 +180,18 @@ impl Resnet {
             None => self.conv1.forward(p, &a1),
         };
         drop(a1);
-        let mut a2 = self.norm2.forward(p, &h, e, tape);
+        let mut a2 = self.norm2.forward(p, &[&h], e, tape);
         tape.push(h);
         self.drop_elements(p, &mut a2);
-        let resized = self.shape.rescaling.map(|rescaling| rescaling.forward(p, &x));
-        let source = resized.as_ref().unwrap_or(&x);
+        let resized = self.shape.rescaling.map(|rescaling| rescaling.forward(p, x[0]));
+        let resized = resized.as_ref().map(|resized| [resized]);
+        let source = resized.as_ref().map_or(x, |resized| &resized[..]);
         let mut y = match &self.conv_shortcut {
             Some(conv) => conv.forward_sum(p, source, &self.conv2, &a2),
-            None => self.conv2.forward_onto(p, &a2, source),
+            None => self.conv2.forward_onto(p, &a2, source[0]),
         };
         drop(a2);
         y.scale(1.0 / self.shape.output_scale);
-        tape.push(x);
-        tape.push(e.clone());
         y
     }
 

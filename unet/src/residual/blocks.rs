@@ -9,7 +9,7 @@ use super::config::Config;
 use super::plan::{DownPlan, DownSampler, IMAGE_CHANNELS, LayerPlan, MidPlan, UpPlan, UpSampler};
 use crate::layers::{
     Attention, Conv, Downsample, Embedded, EmbeddedGradient, Gradient, GroupNorm, Place, Rescaling, Resnet,
-    ResnetCommon, ResnetShape, Upsample, concat, concat_backward,
+    ResnetCommon, ResnetShape, Upsample, concat_backward,
 };
 use crate::summary::Summary;
 use crate::tensor::{Tape, Tensor};
@@ -87,7 +87,18 @@ impl Layer {
     }
 
     fn forward(&self, p: &Pass<'_>, x: Arc<Tensor>, e: &Embedded, tape: &mut Tape) -> Arc<Tensor> {
-        let h = Arc::new(self.resnet.forward(p, x, e, tape));
+        let h = self.resnet.forward(p, x, e, tape);
+        self.attend(p, h, tape)
+    }
+
+    /// [`Layer::forward`] of the joined channels of `x` and `skip`.
+    fn forward_joined(&self, p: &Pass<'_>, x: &Tensor, skip: &Tensor, e: &Embedded, tape: &mut Tape) -> Arc<Tensor> {
+        let h = self.resnet.forward_joined(p, x, skip, e, tape);
+        self.attend(p, h, tape)
+    }
+
+    fn attend(&self, p: &Pass<'_>, h: Tensor, tape: &mut Tape) -> Arc<Tensor> {
+        let h = Arc::new(h);
         match &self.attention {
             Some(attention) => Arc::new(attention.forward(p, h, tape)),
             None => h,
@@ -303,11 +314,12 @@ impl UpLevel {
 
     pub fn forward(&self, p: &Pass<'_>, flow: &mut Flow, e: &Embedded, tape: &mut Tape) {
         for (hidden, layer) in &self.layers {
-            if hidden.is_some() {
+            flow.hidden = if hidden.is_some() {
                 let skip = flow.skips.pop().expect("the way down makes every skip that the way up takes");
-                flow.hidden = Arc::new(concat(p.pool, &flow.hidden, &skip));
-            }
-            flow.hidden = layer.forward(p, flow.hidden.clone(), e, tape);
+                layer.forward_joined(p, &flow.hidden, &skip, e, tape)
+            } else {
+                layer.forward(p, flow.hidden.clone(), e, tape)
+            };
         }
         flow.skips.truncate(flow.skips.len() - self.unread);
         if self.grows_image {

@@ -270,3 +270,28 @@ fn gradients_that_are_overwritten_have_the_same_bits() {
         assert!(added == run(2), "in place {d:?}");
     }
 }
+
+/// Whatever the parts, and however many chunks a sample has.
+#[test]
+fn joined_parts_have_the_bits_of_the_tensor_that_they_stand_for() {
+    for (d, split) in [(dims(2, 6, 12, 3), 5), (dims(9, 130, 48, 4), 32), (dims(1, 700, 96, 8), 64)] {
+        let case = Case::new(d, Act::Silu, true);
+        let part = |columns: std::ops::Range<usize>| -> Vec<f32> {
+            case.x.chunks_exact(d.c).flat_map(|row| &row[columns.clone()]).copied().collect()
+        };
+        let (a, b) = (part(0..split), part(split..d.c));
+        let parts = [ChannelPart::new(&a, split), ChannelPart::new(&b, d.c - split)];
+        let (mut y, mut stats) = (vec![f32::NAN; d.len()], vec![f32::NAN; d.stats_len()]);
+        forward_joined(&d, &parts, &case.affine(), case.act, &mut y, &mut stats);
+        assert!((y, stats) == case.forward(), "{d:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "channels of x has 5 elements")]
+fn parts_with_channels_missing_are_refused() {
+    let d = dims(1, 2, 6, 2);
+    let case = Case::new(d, Act::None, false);
+    let (mut y, mut stats) = (vec![0.0; d.len()], vec![0.0; d.stats_len()]);
+    forward_joined(&d, &[ChannelPart::new(&case.x[..10], 5)], &case.affine(), case.act, &mut y, &mut stats);
+}
