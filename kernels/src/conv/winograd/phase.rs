@@ -70,7 +70,7 @@ impl Phase {
     }
 
     /// How many times as high and as wide as the input the result is.
-    pub(in crate::conv) const fn step(&self) -> usize {
+    pub(super) const fn step(&self) -> usize {
         self.step
     }
 
