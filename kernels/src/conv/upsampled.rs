@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn streamed_weights_give_the_bits_of_packed_ones() {
-        for (c_in, c_out) in [(16, 24), (520, 40)] {
+        for (c_in, c_out) in [(16, 32), (528, 48)] {
             let d = ConvDims::same(1, 64, 64, c_in, c_out, 3);
             let (x, weight, bias) = (numbers(d.in_len() / 4, 1), numbers(d.weight_len(), 2), numbers(c_out, 3));
             let mut packed = Filter::upsampled(c_in, c_out);
@@ -106,7 +106,7 @@ mod tests {
     /// Each picture has the bits that it has alone, on any number of threads.
     #[test]
     fn bits_depend_on_neither_the_batch_nor_the_pool() {
-        let d = ConvDims::same(3, 12, 10, 64, 40, 3);
+        let d = ConvDims::same(3, 12, 10, 64, 48, 3);
         let (x, weight) = (numbers(d.in_len() / 4, 1), numbers(d.weight_len(), 2));
         let mut filter = Filter::upsampled(d.c_in, d.c_out);
         filter.pack(&weight, false);
@@ -124,7 +124,7 @@ mod tests {
     /// Its gradient is that of the convolution of repeated pixels.
     #[test]
     fn the_backward_half_is_that_of_a_filter_that_keeps_the_size() {
-        let d = ConvDims::same(2, 6, 8, 16, 24, 3);
+        let d = ConvDims::same(2, 6, 8, 16, 32, 3);
         let (dy, weight) = (numbers(d.out_len(), 1), numbers(d.weight_len(), 2));
         let gradient = |mut filter: Filter| {
             filter.pack(&weight, true);
@@ -132,7 +132,7 @@ mod tests {
             crate::conv::backward_input(&d, &filter, &dy, &mut dx);
             dx
         };
-        assert!(gradient(Filter::upsampled(16, 24)) == gradient(Filter::same(3, 16, 24)));
+        assert!(gradient(Filter::upsampled(16, 32)) == gradient(Filter::same(3, 16, 32)));
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
         let (x, mut y) = (numbers(d.in_len(), 2), vec![0.0; d.out_len()]);
         crate::conv::forward(&d, &x, &filter, None, &mut y);
         assert!(y.iter().all(|y| *y != 0.0));
-        for (c_in, c_out) in [(5, 7), (16, 24)] {
+        for (c_in, c_out) in [(5, 7), (16, 32)] {
             assert_eq!(Filter::upsampled(c_in, c_out).floats(), Filter::upsampled_floats(c_in, c_out));
         }
     }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use tweedie_kernels::act::Act;
 use tweedie_kernels::{channels, dropout};
 
-use super::concat;
 use super::conv::{Conv, Linear, Place};
 use super::norm::{Gradient, ScaledNorm};
 use super::sampler::Rescaling;
@@ -158,13 +157,16 @@ impl Resnet {
         y
     }
 
-    /// [`Resnet::forward`] of the joined channels of `x` and `skip`, which are copied together only where something needs it.
-    pub fn forward_joined(&self, p: &Pass<'_>, x: &Tensor, skip: &Tensor, e: &Embedded, tape: &mut Tape) -> Tensor {
+    /// Whether [`Resnet::forward_joined`] can be had: nothing needs the joined tensor itself.
+    pub fn reads_parts(&self, p: &Pass<'_>, tape: &Tape) -> bool {
         let shortcut = self.conv_shortcut.as_ref().filter(|_| self.shape.rescaling.is_none() && !tape.is_recording());
-        if shortcut.is_some_and(|conv| conv.reads_parts(p)) {
-            return self.compute(p, &[x, skip], e, tape);
-        }
-        self.forward(p, Arc::new(concat(p.pool, x, skip)), e, tape)
+        shortcut.is_some_and(|conv| conv.reads_parts(p))
+    }
+
+    /// [`Resnet::forward`] of the joined channels of `x` and `skip`, which are not copied together.
+    pub fn forward_joined(&self, p: &Pass<'_>, x: &Tensor, skip: &Tensor, e: &Embedded, tape: &mut Tape) -> Tensor {
+        assert!(self.reads_parts(p, tape), "a residual block that needs the joined tensor");
+        self.compute(p, &[x, skip], e, tape)
     }
 
     /// The output, but for what is left on the tape last; one tensor only where the block resamples, or has no convolution as its

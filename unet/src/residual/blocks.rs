@@ -9,7 +9,7 @@ use super::config::Config;
 use super::plan::{DownPlan, DownSampler, IMAGE_CHANNELS, LayerPlan, MidPlan, UpPlan, UpSampler};
 use crate::layers::{
     Attention, Conv, Downsample, Embedded, EmbeddedGradient, Gradient, GroupNorm, Place, Rescaling, Resnet,
-    ResnetCommon, ResnetShape, Upsample, concat_backward,
+    ResnetCommon, ResnetShape, Upsample, concat, concat_backward,
 };
 use crate::summary::Summary;
 use crate::tensor::{Tape, Tensor};
@@ -314,12 +314,15 @@ impl UpLevel {
 
     pub fn forward(&self, p: &Pass<'_>, flow: &mut Flow, e: &Embedded, tape: &mut Tape) {
         for (hidden, layer) in &self.layers {
-            flow.hidden = if hidden.is_some() {
+            if hidden.is_some() {
                 let skip = flow.skips.pop().expect("the way down makes every skip that the way up takes");
-                layer.forward_joined(p, &flow.hidden, &skip, e, tape)
-            } else {
-                layer.forward(p, flow.hidden.clone(), e, tape)
-            };
+                if layer.resnet.reads_parts(p, tape) {
+                    flow.hidden = layer.forward_joined(p, &flow.hidden, &skip, e, tape);
+                    continue;
+                }
+                flow.hidden = Arc::new(concat(p.pool, &flow.hidden, &skip));
+            }
+            flow.hidden = layer.forward(p, flow.hidden.clone(), e, tape);
         }
         flow.skips.truncate(flow.skips.len() - self.unread);
         if self.grows_image {
