@@ -19,6 +19,14 @@ pub(crate) fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
+/// `|a - b| / |b|` in the Euclidean norm; for an empty or zero reference, `|a|`.
+pub(crate) fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let distance: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+    let norm: f64 = expected.iter().map(|b| b * b).sum();
+    if norm == 0.0 { distance.sqrt() } else { (distance / norm).sqrt() }
+}
+
 /// Asserts that each element is within `tolerance` times the largest magnitude of the exact tensor (at least 1).
 #[track_caller]
 pub(crate) fn assert_close(what: &str, found: &[f32], exact: &[f64], tolerance: f64) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gather::Tap;
-use super::winograd::{self, PLAIN, TWICE, WinogradPanels};
+use super::winograd::{self, PLAIN, Phase, TWICE, WinogradPanels};
 use super::{ConvDims, thin};
 use crate::lanes::turn;
 use crate::memory::{Floats, Kept, with_kept};
@@ -238,12 +238,7 @@ impl Filter {
     /// A filter of zeros for convolutions that keep the size of the picture, see [`ConvDims::same`]: of two packed forms only
     /// the one that they use is kept.
     pub fn same(kernel: usize, c_in: usize, c_out: usize) -> Self {
-        let isa = Isa::best();
-        let mut filter = Self { gathered: false, ..Self::for_isa(isa, kernel, c_in, c_out) };
-        if filter.forward_winograd.is_some() {
-            filter.forward.values = Floats::new();
-        }
-        filter
+        Self::of_zeros(Isa::best(), PLAIN, false, kernel, [c_in, c_out])
     }
 
     /// A filter of zeros for convolutions of stride 2, which have no use for its transformed form.
@@ -258,15 +253,11 @@ impl Filter {
 
     /// [`Filter::upsampled`] for a given instruction set.
     pub(super) fn upsampled_for(isa: Isa, c_in: usize, c_out: usize) -> Self {
-        let mut filter = Self { gathered: false, ..Self::for_isa(isa, 3, c_in, c_out) };
-        if filter.forward_winograd.is_some() {
-            filter.forward.values = Floats::new();
-            filter.forward_winograd = Some(WinogradPanels::new(isa, TWICE, c_in, c_out));
-        }
-        filter
+        Self::of_zeros(isa, TWICE, false, 3, [c_in, c_out])
     }
 
-    /// Whether [`super::forward_joined`] with this filter reads plain parts where they lie, and need not join them.
+    /// Whether [`super::forward_joined`] with this filter reads plain parts where they lie, and need not join them; of a filter that has
+    /// a transformed form, those with whole vectors of channels.
     pub fn reads_parts(&self) -> bool {
         let Panels { taps, channels, outputs, .. } = self.forward;
         let gathers = !is_narrow(outputs) && !thin::fits(taps, channels, outputs);
@@ -376,35 +367,40 @@ impl Filter {
 
     /// Floats that a filter takes for the forward pass: [`Filter::same`] of stride 1, and [`Filter::strided`].
     pub fn forward_floats(kernel: usize, stride: usize, c_in: usize, c_out: usize) -> usize {
-        let isa = Isa::best();
-        if stride == 1 && WinogradPanels::fits(isa, kernel, c_in, c_out) {
-            return WinogradPanels::floats(isa, PLAIN, c_in, c_out);
-        }
-        Panels::floats(isa, kernel * kernel, c_in, c_out)
+        Self::floats_of(PLAIN, kernel, stride, [c_in, c_out])
     }
 
     /// Floats that [`Filter::upsampled`] takes for the forward pass.
     pub fn upsampled_floats(c_in: usize, c_out: usize) -> usize {
+        Self::floats_of(TWICE, 3, 1, [c_in, c_out])
+    }
+
+    fn floats_of(phases: &[Phase], kernel: usize, stride: usize, [c_in, c_out]: [usize; 2]) -> usize {
         let isa = Isa::best();
-        match WinogradPanels::fits(isa, 3, c_in, c_out) {
-            true => WinogradPanels::floats(isa, TWICE, c_in, c_out),
-            false => Self::forward_floats(3, 1, c_in, c_out),
+        if stride == 1 && WinogradPanels::fits(isa, kernel, c_in, c_out) {
+            return WinogradPanels::floats(isa, phases, c_in, c_out);
         }
+        Panels::floats(isa, kernel * kernel, c_in, c_out)
     }
 
     /// A filter of zeros for a given instruction set, so that each can be tested.
     pub(super) fn for_isa(isa: Isa, kernel: usize, c_in: usize, c_out: usize) -> Self {
-        let taps = kernel * kernel;
+        Self::of_zeros(isa, PLAIN, true, kernel, [c_in, c_out])
+    }
+
+    /// A filter of zeros whose transformed form, if it has one, is of these phases; `gathered` says whether it has the gathered one, too.
+    fn of_zeros(isa: Isa, phases: &'static [Phase], gathered: bool, kernel: usize, [c_in, c_out]: [usize; 2]) -> Self {
+        let (taps, fits) = (kernel * kernel, WinogradPanels::fits(isa, kernel, c_in, c_out));
+        let panels = if gathered || !fits { Panels::new } else { Panels::empty };
         Self {
             kernel,
-            forward: Panels::new(isa, taps, c_in, c_out),
+            forward: panels(isa, taps, c_in, c_out),
             backward: Panels::new(isa, taps, 0, c_in),
-            forward_winograd: WinogradPanels::fits(isa, kernel, c_in, c_out)
-                .then(|| WinogradPanels::new(isa, PLAIN, c_in, c_out)),
+            forward_winograd: fits.then(|| WinogradPanels::new(isa, phases, c_in, c_out)),
             backward_winograd: None,
             has_backward: false,
             transformed: true,
-            gathered: true,
+            gathered,
             streamed: None,
         }
     }

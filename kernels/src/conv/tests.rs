@@ -3,15 +3,7 @@ use super::*;
 use crate::act::Act;
 use crate::map::Map;
 use crate::simd::Isa;
-use crate::testing::numbers as random;
-
-/// `|a - b| / |b|` in the Euclidean norm; for an empty or zero reference, `|a|`.
-fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let distance: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
-    let norm: f64 = expected.iter().map(|b| b * b).sum();
-    if norm == 0.0 { distance.sqrt() } else { (distance / norm).sqrt() }
-}
+use crate::testing::{numbers as random, relative_error};
 
 /// [`forward`] by a given algorithm.
 fn forward_by(algorithm: Algorithm, d: &ConvDims, x: &[f32], filter: &Filter, bias: Option<&[f32]>, y: &mut [f32]) {

@@ -41,7 +41,7 @@ mod tests {
     use crate::conv::reference;
     use crate::resample::{self, Resample, ResampleDims};
     use crate::simd::Isa;
-    use crate::testing::{assert_same_bits_for_any_pool, numbers};
+    use crate::testing::{assert_same_bits_for_any_pool, numbers, relative_error};
 
     /// The input of `d`, whose pixels `x` has once.
     fn repeated(d: &ConvDims, x: &[f32]) -> Vec<f32> {
@@ -49,11 +49,6 @@ mod tests {
         let half = ResampleDims { n: d.n, h: d.h / 2, w: d.w / 2, c: d.c_in };
         resample::forward(&half, Resample::Nearest, x, &mut twice);
         twice
-    }
-
-    fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
-        let distance: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
-        (distance / expected.iter().map(|b| b * b).sum::<f64>()).sqrt()
     }
 
     /// Tiles of every size, one panel and several, in blocks and in passes.

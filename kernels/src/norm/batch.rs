@@ -116,7 +116,8 @@ pub fn statistics(d: &BatchNormDims, x: &[f32], stats: &mut [f32], mut running: 
         tasks(count, |i| {
             let x = &x[i * chunk..x.len().min((i + 1) * chunk)];
             // SAFETY: each task takes its own 2c numbers.
-            channel_moments(x, c, unsafe { shared.part(i * 2 * c, 2 * c) });
+            let (means, m2) = unsafe { shared.part(i * 2 * c, 2 * c) }.split_at_mut(c);
+            channel_moments(x, c, means, m2);
         });
         for k in 0..c {
             let (new_mean, m2) = merged(d, partial, k);

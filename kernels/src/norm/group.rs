@@ -226,16 +226,12 @@ impl<'a> Statistics<'a> {
     fn chunk(&self, i: usize) {
         let (c, groups) = (self.d.c, self.d.groups);
         let (width, (_, start, len)) = (c / groups, self.chunks.at(i));
-        with_kept(&CHANNELS as &Kept<f64>, 4 * c, |channels| {
-            let (channels, of_part) = channels.split_at_mut(2 * c);
+        with_kept(&CHANNELS as &Kept<f64>, 2 * c, |channels| {
             let (means, m2) = channels.split_at_mut(c);
             let mut first = 0;
             for part in self.parts {
-                let of_part = &mut of_part[..2 * part.channels];
-                channel_moments(part.rows(start / c, len / c), part.channels, of_part);
-                let (part_means, part_m2) = of_part.split_at(part.channels);
-                means[first..][..part.channels].copy_from_slice(part_means);
-                m2[first..][..part.channels].copy_from_slice(part_m2);
+                let rows = part.rows(start / c, len / c);
+                channel_moments(rows, part.channels, &mut means[first..], &mut m2[first..]);
                 first += part.channels;
             }
             // SAFETY: only this call takes the partial moments of this chunk.

@@ -107,15 +107,16 @@ impl Moments {
     }
 }
 
-/// Mean and sum of squared deviations of each channel of some rows, at least one: `out[0..c]` and `out[c..2c]`.
-pub(crate) fn channel_moments(x: &[f32], c: usize, out: &mut [f64]) {
-    dispatch(ChannelMoments { x, c, out });
+/// Mean and sum of squared deviations of each channel of some rows, at least one.
+pub(crate) fn channel_moments(x: &[f32], c: usize, means: &mut [f64], m2: &mut [f64]) {
+    dispatch(ChannelMoments { x, c, means, m2 });
 }
 
 pub(crate) struct ChannelMoments<'a> {
     pub(crate) x: &'a [f32],
     pub(crate) c: usize,
-    pub(crate) out: &'a mut [f64],
+    pub(crate) means: &'a mut [f64],
+    pub(crate) m2: &'a mut [f64],
 }
 
 impl ChannelMoments<'_> {
@@ -160,8 +161,8 @@ impl ChannelMoments<'_> {
             let at = i + v * S::LANES;
             for k in 0..S::LANES.min(c - at) {
                 let rest = f64::from(sum[k]) / rows as f64;
-                self.out[at + k] = f64::from(guess[k]) + rest;
-                self.out[c + at + k] = (f64::from(squares[k]) - f64::from(sum[k]) * rest).max(0.0);
+                self.means[at + k] = f64::from(guess[k]) + rest;
+                self.m2[at + k] = (f64::from(squares[k]) - f64::from(sum[k]) * rest).max(0.0);
             }
         }
     }

@@ -13,7 +13,8 @@ fn moments_agree_with_two_passes_in_f64() {
             for offset in [0.0, 1000.0, -3e5] {
                 let x: Vec<f32> = numbers(rows * c, 1).iter().map(|x| x + offset).collect();
                 let mut out = vec![f64::NAN; 2 * c];
-                dispatch_to(isa, ChannelMoments { x: &x, c, out: &mut out });
+                let (means, m2) = out.split_at_mut(c);
+                dispatch_to(isa, ChannelMoments { x: &x, c, means, m2 });
                 for k in 0..c {
                     let column: Vec<f64> = x.iter().skip(k).step_by(c).map(|x| f64::from(*x)).collect();
                     let mean = column.iter().sum::<f64>() / rows as f64;
@@ -34,7 +35,8 @@ fn first_rows_far_from_the_others_do_not_spoil_the_variance() {
     let (rows, c) = (512, 16);
     let x: Vec<f32> = numbers(rows * c, 4).iter().enumerate().map(|(i, x)| if i < 32 * c { 1e4 } else { *x }).collect();
     let mut out = vec![0f64; 2 * c];
-    channel_moments(&x, c, &mut out);
+    let (means, m2) = out.split_at_mut(c);
+    channel_moments(&x, c, means, m2);
     for k in 0..c {
         let column: Vec<f64> = x.iter().skip(k).step_by(c).map(|x| f64::from(*x)).collect();
         let mean = column.iter().sum::<f64>() / rows as f64;
